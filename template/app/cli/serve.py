@@ -1,0 +1,43 @@
+"""Running the web server."""
+
+import socket
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from app.core.config import settings
+from app.core.log import configure_logging
+
+
+def serve(
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start again when a file below app/ changes.")
+    ] = False,
+) -> None:
+    """Run the web server on HOST and PORT."""
+    check_port(settings.HOST, settings.PORT, "set HOST or PORT")
+    configure_logging()
+    uvicorn.run(
+        "app.components.backend.main:app",
+        host=settings.HOST,
+        port=settings.PORT,
+        reload=reload,
+        reload_dirs=["app"] if reload else None,
+        log_config=None,
+    )
+
+
+def check_port(host: str, port: int, mend: str) -> None:
+    """Make sure that a server can listen there.
+
+    Raises:
+        SystemExit: It cannot. The message ends with `mend`.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise SystemExit(
+            f"Cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or {mend}."
+        ) from None

@@ -1,0 +1,1 @@
+"""The background jobs: their tasks, and one arq worker a queue."""
