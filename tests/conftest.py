@@ -80,8 +80,9 @@ def tools(shared: Path, rendered: Callable[[str], Path]) -> Path:
         project = shared / "tools-project"
         project.mkdir()
         (project / "pyproject.toml").write_bytes((rendered("full") / "pyproject.toml").read_bytes())
-        variables = {"UV_PROJECT_ENVIRONMENT": str(path), **harness.python_for(rendered("full"))}
-        harness.run("uv", "sync", "--no-install-project", cwd=project, **variables)
+        python = harness.python_for(rendered("full"))
+        command = ("uv", "sync", "--no-install-project")
+        harness.run(*command, cwd=project, UV_PROJECT_ENVIRONMENT=str(path), UV_PYTHON=python)
 
     return build_once(path, build) / "bin"
 

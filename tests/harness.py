@@ -25,7 +25,7 @@ DEFAULT_STATES = {"system": "run", "load_test": "run", "media": "commented"}
 # What a project's use leaves in its directory. None of it is rendered.
 LEFTOVERS = {".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "data", "uv.lock"}
 
-# A project's settings come from each test, its Python from `python_for`, and git is to be as it is for nobody.
+# Each test gives a project its settings, `python_for` its Python, and git heeds nobody's own configuration.
 _SETTINGS = ("HOST", "PORT", "LOG_LEVEL", "LOG_FORMAT", "REDIS_URL", "TEMP_DIR", "MEDIA_DIR")
 _LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PYTHON", *_SETTINGS)
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT} | {
@@ -112,16 +112,13 @@ def render(template: Path, target: Path, answers: Mapping[str, Any]) -> Path:
 
 
 def install(project: Path) -> Path:
-    """Install a project and its development tools, by the very command that its README names.
-
-    `UV_PYTHON` holds for the projects too, except for one that needs a newer Python.
-    """
-    run("uv", "sync", cwd=project, **python_for(project))
+    """Install a project and its development tools, by the very command that its README names."""
+    run("uv", "sync", cwd=project, UV_PYTHON=python_for(project))
     return project
 
 
-def python_for(project: Path) -> dict[str, str]:
-    """Return the variables that let uv find a Python that is new enough for `project`.
+def python_for(project: Path) -> str:
+    """Return a Python that is new enough for `project`: that of `UV_PYTHON` if it will do.
 
     Raises:
         LookupError: There is none on this machine.
@@ -132,7 +129,7 @@ def python_for(project: Path) -> dict[str, str]:
     for request in (os.environ.get("UV_PYTHON", ""), f">={wanted}", *_pyenv_pythons()):
         found = run("uv", "python", "find", "--system", request, cwd=ROOT, check=False).stdout.strip()
         if found and _version(found) >= _numbers(wanted):
-            return {"UV_PYTHON": found}
+            return found
     raise LookupError(f"Python {wanted} or newer is not installed")
 
 

@@ -41,7 +41,7 @@ async def run_jobs(queues: list[str], burst: bool) -> None:
             await asyncio.to_thread(drain, queue)
     async with asyncio.timeout(PATIENCE):
         for queue, task, job in jobs:
-            while (info := await job.result_info()) is None:
+            while (info := await job.result_info()) is None:  # noqa: ASYNC110 - another process sets it
                 await asyncio.sleep(0.02)
             outcome = {
                 "queue": queue,

@@ -45,7 +45,7 @@ BAD_ANSWERS = {
 def test_template_needs_no_trust() -> None:
     unsafe = {"_jinja_extensions", "_tasks", "_migrations"}
     assert not unsafe & COPIER.keys()
-    assert not [path for path in (harness.ROOT / "extensions").rglob("*.py")]
+    assert not list((harness.ROOT / "extensions").rglob("*.py"))
     assert not [pattern for pattern in COPIER.get("_exclude", []) if "{" in pattern]
 
 
