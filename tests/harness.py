@@ -223,3 +223,15 @@ def running(
         for member in left:
             member.kill()
         process.wait()
+
+
+def processes_in(directory: Path) -> list[str]:
+    """Return the command of every process that works in a directory: there is none once all is stopped."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(directory):
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue  # It has ended, or it is somebody else's.
+    return found
