@@ -77,7 +77,7 @@ async def enqueue_with(
         inspect.signature(task).bind({}, *args, **kwargs)
         # Reading back finds what can be written and not read, such as a tuple as a key.
         deserialize(serialize({"args": args, "kwargs": kwargs}))
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: {error}") from None
     keywords: dict[str, Any] = {**kwargs, **options}
     return await redis.enqueue_job(name, *args, _queue_name=queue.queue_name, **keywords)
