@@ -1,5 +1,6 @@
 """Running the web server."""
 
+import os
 import socket
 from typing import Annotated
 
@@ -39,5 +40,5 @@ def check_port(host: str, port: int, mend: str) -> None:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise SystemExit(
-            f"Cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or {mend}."
+            f"Cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}): stop what uses it, or {mend}."
         ) from None
