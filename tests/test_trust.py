@@ -15,7 +15,7 @@ from tests import harness
 
 # What the second release of the template changes, and so what an update may touch.
 CHANGED = "Makefile.jinja"
-ADDED = "docs/news.md"
+ADDED = "NEWS.md"
 
 
 @pytest.fixture
@@ -25,9 +25,7 @@ def released(template: Path, tmp_path: Path) -> Path:
     shutil.copytree(template, released)
     makefile = released / "template" / CHANGED
     makefile.write_text(makefile.read_text().replace("## run the tests", "## run every test"))
-    added = released / "template" / ADDED
-    added.parent.mkdir(exist_ok=True)
-    added.write_text("News.\n")
+    (released / "template" / ADDED).write_text("News.\n")
     harness.commit_all(released, "Release again")
     harness.git("tag", "1.1.0", cwd=released)
     return released
