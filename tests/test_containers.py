@@ -160,8 +160,8 @@ def test_every_variable_is_read_by_something(full: Stack) -> None:
 
 def test_the_server_is_kept_from_others(full: Stack) -> None:
     assert full.inspect("redis", "{{.HostConfig.PortBindings}}") == "map[]"
-    ask = "import socket; s = socket.create_connection(('redis', 6379)); s.send(b'PING\\r\\n'); print(s.recv(99))"
-    assert "NOAUTH" in full.python(ask)
+    ping = "s = socket.create_connection(('redis', 6379)); s.send(b'PING\\r\\n'); print(s.recv(99))"
+    assert "NOAUTH" in full.python(f"import socket; {ping}")
     config = full.compose("exec", "-T", "redis", "valkey-cli", "config", "get", "maxmemory-policy")
     assert "noeviction" in config
     assert "yes" in full.compose("exec", "-T", "redis", "valkey-cli", "config", "get", "appendonly")
