@@ -1,0 +1,1 @@
+"""The tests, which are also examples of how each part is used."""

@@ -1,5 +1,6 @@
 """Running the web server."""
 
+import os
 import socket
 from typing import Annotated
 
@@ -38,6 +39,7 @@ def check_port(host: str, port: int, mend: str) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise SystemExit(
-            f"Cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or {mend}."
+            f"Cannot listen on {host}:{port} ({reason}): stop what uses it, or {mend}."
         ) from None

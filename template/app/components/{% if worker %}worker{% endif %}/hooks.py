@@ -10,6 +10,8 @@ import structlog
 from arq.connections import ArqRedis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.errors import exit_with_a_line
 from app.core.log import configure_logging
@@ -19,6 +21,13 @@ from app.core.serializer import deserialize
 # A server that is down when the worker starts ends arq before any hook runs.
 exit_with_a_line()
 
+# redis-py tries only its own errors again: while it connects, the operating system's are raw.
+RETRY = Retry(
+    ExponentialBackoff(cap=1, base=0.1),
+    retries=30,
+    supported_errors=(RedisConnectionError, RedisTimeoutError, OSError),  # type: ignore[arg-type]
+)
+
 _function: ContextVar[str] = ContextVar("function")
 
 
@@ -26,12 +35,12 @@ async def startup(ctx: dict[Any, Any]) -> None:
     """Prepare a worker: logging, threads, patience with Redis, and its name on the list of workers.
 
     `ctx["pool"]` runs what would block the event loop, in as many threads as there are processors.
-    A Redis that restarts is waited for up to 30 s.
+    A Redis that restarts is waited for up to 30 s; at the start arq waits for 5 s, and says so.
     """
     configure_logging()
     ctx["pool"] = ThreadPoolExecutor(os.cpu_count())
     redis: ArqRedis = ctx["redis"]
-    redis.set_retry(Retry(ExponentialBackoff(cap=1, base=0.1), retries=30))
+    redis.set_retry(RETRY)
 
     queue = redis.default_queue_name
     key, now = workers_key(queue), time.time()

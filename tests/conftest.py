@@ -1,0 +1,103 @@
+"""What is built once for all test workers: the published template, its renders, and their installations."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import harness
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory that all test workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+    return shared
+
+
+def build_once(path: Path, build: Callable[[], object]) -> Path:
+    """Return `path`, built by the first test worker that asks for it; the others wait."""
+    done = path.with_name(f"{path.name}.done")
+    with harness.locked(path.with_name(f"{path.name}.lock")):
+        if not done.exists():
+            build()
+            done.touch()
+    return path
+
+
+@pytest.fixture(scope="session")
+def template(shared: Path) -> Path:
+    """Return the template as a repository with one tag."""
+    path = shared / "template"
+    return build_once(path, lambda: harness.publish_template(path))
+
+
+@pytest.fixture(scope="session")
+def rendered(shared: Path, template: Path) -> Callable[[str], Path]:
+    """Return a function that gives the render of a named variant. It is not to be changed."""
+
+    def get(name: str) -> Path:
+        path = shared / "rendered" / name
+        path.parent.mkdir(exist_ok=True)
+        return build_once(path, lambda: harness.render(template, path, harness.variant(name)))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def installed(shared: Path, template: Path) -> Callable[[str], Path]:
+    """Return a function that gives a named variant as its user has it: committed and installed.
+
+    It is skipped where no Python on this machine is new enough for the variant.
+    """
+
+    def build(path: Path, name: str) -> None:
+        harness.commit_all(harness.render(template, path, harness.variant(name)), "Render")
+        harness.install(path)
+
+    def get(name: str) -> Path:
+        path = shared / "installed" / name
+        path.parent.mkdir(exist_ok=True)
+        try:
+            return build_once(path, lambda: build(path, name))
+        except LookupError as error:
+            pytest.skip(str(error))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tools(shared: Path, rendered: Callable[[str], Path]) -> Path:
+    """Return the commands of an environment that has all that any render needs, but no render itself."""
+    path = shared / "tools"
+
+    def build() -> None:
+        # A copy, since uv writes its lock file beside pyproject.toml.
+        project = shared / "tools-project"
+        project.mkdir()
+        (project / "pyproject.toml").write_bytes((rendered("full") / "pyproject.toml").read_bytes())
+        python = harness.python_for(rendered("full"))
+        command = ("uv", "sync", "--no-install-project")
+        harness.run(*command, cwd=project, UV_PROJECT_ENVIRONMENT=str(path), UV_PYTHON=python)
+
+    return build_once(path, build) / "bin"
+
+
+@pytest.fixture(scope="session")
+def redis_port(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Return the port of a real Valkey server, one for each test worker."""
+    with harness.valkey(tools, tmp_path_factory.mktemp("valkey")) as port:
+        yield port
+
+
+@pytest.fixture
+def redis_url(redis_port: int) -> str:
+    """Return the URL of a server that holds nothing."""
+    with socket.create_connection(("127.0.0.1", redis_port)) as client:
+        client.sendall(b"FLUSHALL\r\n")
+        assert client.recv(64) == b"+OK\r\n"
+    return f"redis://127.0.0.1:{redis_port}/0"

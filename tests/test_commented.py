@@ -1,0 +1,59 @@
+"""A commented queue: uncommenting it by hand, or answering `run` in an update, gives the `run` render."""
+
+from pathlib import Path
+
+import copier
+import pytest
+
+from tests import harness
+
+# The first and the last line of a queue's two blocks, and how deep they are. A compose service ends at the
+# first line that is no comment.
+BLOCKS = {
+    "docker-compose.yml": ("  # {service}:", "", 2),
+    "app/core/config.py": ('    # "{queue}": {{', "    # },", 4),
+}
+
+
+def uncomment(text: str, first: str, last: str, indent: int) -> str:
+    """Take the comment signs off a block of lines, as an editor's toggle does."""
+    lines = text.split("\n")
+    start = lines.index(first)
+    end = lines.index(last, start)
+    for at in range(start, end + 1):
+        assert not lines[at] or lines[at].startswith(" " * indent + "# ")
+        lines[at] = lines[at][:indent] + lines[at][indent + 2 :]
+    return "\n".join(lines)
+
+
+def without_answers(project: Path) -> dict[str, bytes]:
+    """Return the files of a project but for the one that remembers the answers."""
+    files = harness.tree(project)
+    del files[".copier-answers.yml"]
+    return files
+
+
+@pytest.mark.parametrize("queue", harness.CATALOGUE)
+def test_uncommented_by_hand(template: Path, tmp_path: Path, queue: str) -> None:
+    other = {"queue_system": "run"} if queue != "system" else {"queue_load_test": "run"}
+    project = harness.render(template, tmp_path / "commented", other | {f"queue_{queue}": "commented"})
+    wanted = harness.render(template, tmp_path / "run", other | {f"queue_{queue}": "run"})
+    assert without_answers(project) != without_answers(wanted)
+
+    for name, (first, last, indent) in BLOCKS.items():
+        path = project / name
+        first = first.format(queue=queue, service=harness.CATALOGUE[queue]["service"])
+        path.write_text(uncomment(path.read_text(), first, last, indent))
+
+    assert without_answers(project) == without_answers(wanted)
+
+
+@pytest.mark.parametrize("state", ["commented", "omit"])
+def test_update_to_run(template: Path, tmp_path: Path, state: str) -> None:
+    project = harness.render(template, tmp_path / "project", {"queue_media": state})
+    wanted = harness.render(template, tmp_path / "run", {"queue_media": "run"})
+    harness.commit_all(project, "Render")
+
+    copier.run_update(project, data={"queue_media": "run"}, defaults=True, overwrite=True, quiet=True)
+
+    assert harness.tree(project) == harness.tree(wanted)

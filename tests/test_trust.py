@@ -1,0 +1,122 @@
+"""The copier command copies and updates from a git URL with tags, never asking for `--trust`.
+
+pytest-copie always trusts, so this is tried through the command itself.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import harness
+
+# What the second release of the template changes, and so what an update may touch.
+CHANGED = "Makefile.jinja"
+ADDED = "NEWS.md"
+
+
+@pytest.fixture
+def released(template: Path, tmp_path: Path) -> Path:
+    """Return the template with a second release: a target is described anew, and a file is added."""
+    released = tmp_path / "released template"
+    shutil.copytree(template, released)
+    makefile = released / "template" / CHANGED
+    makefile.write_text(makefile.read_text().replace("## run the tests", "## run every test"))
+    (released / "template" / ADDED).write_text("News.\n")
+    harness.commit_all(released, "Release again")
+    harness.git("tag", "1.1.0", cwd=released)
+    return released
+
+
+def copier(
+    *arguments: str | Path, cwd: Path, answers: dict[str, Any] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the copier command with these answers, taking the default for every other."""
+    action, *rest = arguments
+    if answers:
+        data = cwd / "answers.yml"
+        data.write_text(yaml.safe_dump(answers))
+        rest = ["--data-file", data, *rest]
+    return harness.run("copier", action, "--defaults", *rest, cwd=cwd)
+
+
+def copy(template: Path, project: Path, answers: dict[str, Any], tag: str) -> str:
+    """Copy a release from a git URL, commit it, and return what copier said."""
+    url = f"git+{template.as_uri()}"
+    said = copier("copy", "--vcs-ref", tag, url, project.name, cwd=project.parent, answers=answers).stderr
+    harness.commit_all(project, "Copy")
+    return said
+
+
+def printed_commands(said: str, heading: str) -> list[str]:
+    """Return the indented lines after `heading`, which are commands."""
+    _, heading_found, rest = said.partition(heading)
+    assert heading_found, said
+    return [line.strip() for line in rest.splitlines() if line.startswith("  ")]
+
+
+@pytest.mark.parametrize("name", ["default", "texts", "no-worker"])
+def test_update_equals_a_fresh_copy(released: Path, tmp_path: Path, name: str) -> None:
+    answers = harness.variant(name)
+    project, fresh = tmp_path / "project", tmp_path / "fresh"
+    copy(released, project, answers, "1.0.0")
+    copy(released, fresh, answers, "1.1.0")
+
+    copier("update", ".", cwd=project)
+
+    assert harness.tree(project) == harness.tree(fresh)
+    status = harness.git("status", "--porcelain", "--untracked-files=all", cwd=project)
+    assert sorted(line.split(maxsplit=1)[1] for line in status.splitlines()) == [
+        ".copier-answers.yml",
+        "Makefile",
+        ADDED,
+    ]
+
+
+def test_copy_takes_the_newest_release(released: Path, tmp_path: Path) -> None:
+    copier("copy", f"git+{released.as_uri()}", "project", cwd=tmp_path)
+    assert yaml.safe_load((tmp_path / "project/.copier-answers.yml").read_text())["_commit"] == "1.1.0"
+
+
+def test_commands_after_copy_work(released: Path, tmp_path: Path) -> None:
+    said = copy(released, tmp_path / "my project", {"project_name": "My App"}, "1.1.0")
+
+    commands = printed_commands(said, "My App is ready. Next:")
+    assert len(commands) == 3
+    assert commands[1:] == ["uv sync", "make dev"]
+    # `make dev` would stay: make says what it would run.
+    commands[2] += " --dry-run"
+    done = harness.run("bash", "-ec", "\n".join(commands), cwd=tmp_path)
+    assert "uv run my-app dev" in done.stdout
+    assert (tmp_path / "my project/.venv/bin/my-app").exists()
+
+
+def test_command_after_update_lists_conflicts(released: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    copy(released, project, {}, "1.0.0")
+    makefile = project / "Makefile"
+    makefile.write_text(makefile.read_text().replace("## run the tests", "## run my tests"))
+    harness.commit_all(project, "Edit")
+
+    said = copier("update", ".", cwd=project).stderr
+
+    (command,) = printed_commands(said, "list the conflicts before you commit:")
+    assert "<<<<<<<" in makefile.read_text()
+    assert harness.run("bash", "-ec", command, cwd=project).stdout.splitlines() == ["Makefile"]
+
+
+def test_command_after_update_lists_nothing_else(released: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    copy(released, project, {}, "1.0.0")
+    dockerfile = project / "Dockerfile"
+    dockerfile.write_text(dockerfile.read_text().replace("USER 10001", "USER 10001:10001"))
+    harness.commit_all(project, "Edit another file")
+
+    said = copier("update", ".", cwd=project).stderr
+
+    (command,) = printed_commands(said, "list the conflicts before you commit:")
+    assert harness.run("bash", "-ec", command, cwd=project).stdout == ""
+    assert "USER 10001:10001" in dockerfile.read_text()
