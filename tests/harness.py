@@ -26,7 +26,10 @@ DEFAULT_STATES = {"system": "run", "load_test": "run", "media": "commented"}
 LEFTOVERS = {".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "data", "uv.lock"}
 
 # Each test gives a project its settings, `python_for` its Python, and git heeds nobody's own configuration.
-_SETTINGS = ("HOST", "PORT", "LOG_LEVEL", "LOG_FORMAT", "REDIS_URL", "TEMP_DIR", "MEDIA_DIR")
+_SETTINGS = (
+    *("HOST", "PORT", "LOG_LEVEL", "LOG_FORMAT"),
+    *("REDIS_URL", "REDIS_PASSWORD", "TEMP_DIR", "MEDIA_DIR"),
+)
 _LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PYTHON", *_SETTINGS)
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT} | {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -56,9 +59,14 @@ def queues(answers: Mapping[str, Any], *states: str) -> list[str]:
 
 
 def run(
-    *command: str | Path, cwd: Path, check: bool = True, timeout: float = 300, **variables: str
+    *command: str | Path,
+    cwd: Path,
+    check: bool = True,
+    timeout: float = 300,
+    stdin: str | None = None,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with `variables` in its environment.
+    """Run a command to its end, with `stdin` as its input and `variables` in its environment.
 
     Raises:
         AssertionError: With `check`, it did not exit with 0. The message has what it printed.
@@ -67,6 +75,7 @@ def run(
         [str(part) for part in command],
         cwd=cwd,
         env=ENVIRONMENT | variables,
+        input=stdin,
         text=True,
         capture_output=True,
         timeout=timeout,
@@ -163,6 +172,26 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+# The first and the last line of a commented queue's two blocks, and how deep they are. A compose service ends
+# at the first line that is no comment.
+BLOCKS = {
+    "docker-compose.yml": ("  # {service}:", "", 2),
+    "app/core/config.py": ('    # "{queue}": {{', "    # },", 4),
+}
+
+
+def uncomment(project: Path, queue: str) -> None:
+    """Take the comment signs off a queue's blocks, as an editor's toggle does."""
+    for name, (first, last, indent) in BLOCKS.items():
+        path = project / name
+        lines = path.read_text().split("\n")
+        start = lines.index(first.format(queue=queue, service=CATALOGUE[queue]["service"]))
+        for at in range(start, lines.index(last, start) + 1):
+            assert not lines[at] or lines[at].startswith(" " * indent + "# ")
+            lines[at] = lines[at][:indent] + lines[at][indent + 2 :]
+        path.write_text("\n".join(lines))
 
 
 def free_port() -> int:

@@ -7,24 +7,6 @@ import pytest
 
 from tests import harness
 
-# The first and the last line of a queue's two blocks, and how deep they are. A compose service ends at the
-# first line that is no comment.
-BLOCKS = {
-    "docker-compose.yml": ("  # {service}:", "", 2),
-    "app/core/config.py": ('    # "{queue}": {{', "    # },", 4),
-}
-
-
-def uncomment(text: str, first: str, last: str, indent: int) -> str:
-    """Take the comment signs off a block of lines, as an editor's toggle does."""
-    lines = text.split("\n")
-    start = lines.index(first)
-    end = lines.index(last, start)
-    for at in range(start, end + 1):
-        assert not lines[at] or lines[at].startswith(" " * indent + "# ")
-        lines[at] = lines[at][:indent] + lines[at][indent + 2 :]
-    return "\n".join(lines)
-
 
 def without_answers(project: Path) -> dict[str, bytes]:
     """Return the files of a project but for the one that remembers the answers."""
@@ -40,10 +22,7 @@ def test_uncommented_by_hand(template: Path, tmp_path: Path, queue: str) -> None
     wanted = harness.render(template, tmp_path / "run", other | {f"queue_{queue}": "run"})
     assert without_answers(project) != without_answers(wanted)
 
-    for name, (first, last, indent) in BLOCKS.items():
-        path = project / name
-        first = first.format(queue=queue, service=harness.CATALOGUE[queue]["service"])
-        path.write_text(uncomment(path.read_text(), first, last, indent))
+    harness.uncomment(project, queue)
 
     assert without_answers(project) == without_answers(wanted)
 

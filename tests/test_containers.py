@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -39,26 +40,17 @@ class Stack:
         self.port = harness.free_port()
         example = (project / ".env.example").read_text()
         (project / ".env").write_text(re.sub(r"(?m)^PORT=.*$", f"PORT={self.port}", example))
-        self.variables = {
-            name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or "DOCKER" in name
-        } | {"COMPOSE_PROJECT_NAME": f"aegis-{os.getpid()}-{project.name}"}
+        self.name = f"aegis-{os.getpid()}-{project.name}"
 
-    def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in the project."""
-        done = subprocess.run(
-            command,
-            cwd=self.project,
-            env=self.variables,
-            input=stdin,
-            text=True,
-            capture_output=True,
-            timeout=600,
-            check=False,
+        return harness.run(
+            *command, cwd=self.project, check=check, timeout=600, stdin=stdin, COMPOSE_PROJECT_NAME=self.name
         )
-        assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done
 
-    def compose(self, *arguments: str, check: bool = True, stdin: str = "") -> str:
+    def compose(self, *arguments: str, check: bool = True, stdin: str | None = None) -> str:
         """Run docker compose, and return what it prints."""
         done = self.run("docker", "compose", *arguments, check=check, stdin=stdin)
         return done.stdout + done.stderr
@@ -193,13 +185,8 @@ def test_a_missing_env_file_is_named(
     full: Stack, rendered: Callable[[str], Path], tmp_path: Path, variant: str, message: str
 ) -> None:
     (tmp_path / "docker-compose.yml").write_text((rendered(variant) / "docker-compose.yml").read_text())
-    done = subprocess.run(
-        ["docker", "compose", "config"],
-        cwd=tmp_path,
-        env=full.variables,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = harness.run(
+        "docker", "compose", "config", cwd=tmp_path, check=False, COMPOSE_PROJECT_NAME=full.name
     )
     assert done.returncode != 0
     assert message in done.stderr
@@ -208,10 +195,7 @@ def test_a_missing_env_file_is_named(
 def test_the_commented_worker_runs_once_it_is_uncommented(start: Callable[[str], Stack]) -> None:
     stack = start("default")
     assert "worker-media" not in stack.compose("config", "--services")
-    for name in ("docker-compose.yml", "app/core/config.py"):
-        path = stack.project / name
-        text = path.read_text()
-        path.write_text(re.sub(r"(?m)^((?: {2}){1,2})# (?=worker-media| |\"media|\})", r"\1", text))
+    harness.uncomment(stack.project, "media")
     assert "worker-media" in stack.compose("config", "--services")
     stack.compose("up", "--detach", "--build", "--wait")
     assert stack.inspect("worker-media", "{{.State.Health.Status}}") == "healthy"
@@ -374,26 +358,18 @@ def _expect(stack: Stack, command: str, expected: list[str]) -> None:
     """Run a command until it ends or, if it follows something, until it has printed what is expected."""
     follows = "--follow" in command
     log = stack.project / "output.txt"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            ["bash", "-c", command],
-            cwd=stack.project,
-            env=stack.variables | {"COLUMNS": "250"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
+    log.unlink(missing_ok=True)
+    shell = ("bash", "-c", command)
+    variables = {"COMPOSE_PROJECT_NAME": stack.name, "COLUMNS": "250"}
+    with harness.running(*shell, cwd=stack.project, log=log, stop=signal.SIGTERM, **variables) as process:
         if not follows:
             assert process.wait(timeout=300) == 0, f"{command}\n{log.read_text()}"
-        harness.wait_until(lambda: not _missing(log.read_text(), expected), "", seconds=30 if follows else 0)
-    except TimeoutError:
-        pytest.fail(f"{command} lacks {_missing(log.read_text(), expected)} in\n{log.read_text()}")
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, 15)
-            process.wait()
+        try:
+            harness.wait_until(
+                lambda: not _missing(log.read_text(), expected), "", seconds=30 if follows else 0
+            )
+        except TimeoutError:
+            pytest.fail(f"{command} lacks {_missing(log.read_text(), expected)} in\n{log.read_text()}")
 
 
 def _missing(output: str, expected: list[str]) -> list[str]:

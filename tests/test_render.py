@@ -123,9 +123,14 @@ def parse_all(project: Path, *, python: bool = True) -> None:
     assert parsed >= parsers.keys() - {".json"}
 
 
-def test_ruff_passes(project: Path, tools: Path) -> None:
+def check_with_ruff(project: Path, tools: Path) -> None:
+    """Run the linter and the formatter of a project."""
     harness.run(tools / "ruff", "check", "--no-cache", cwd=project)
     harness.run(tools / "ruff", "format", "--no-cache", "--check", cwd=project)
+
+
+def test_ruff_passes(project: Path, tools: Path) -> None:
+    check_with_ruff(project, tools)
 
 
 def test_types_pass(project: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -228,8 +233,7 @@ def test_newer_python_passes_ruff(template: Path, tools: Path, tmp_path: Path, v
     project = harness.render(
         template, tmp_path / "project", {"python_version": version, "queue_media": "run"}
     )
-    harness.run(tools / "ruff", "check", "--no-cache", cwd=project)
-    harness.run(tools / "ruff", "format", "--no-cache", "--check", cwd=project)
+    check_with_ruff(project, tools)
     assert f'requires-python = ">={version}"' in (project / "pyproject.toml").read_text()
 
 

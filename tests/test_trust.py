@@ -94,29 +94,26 @@ def test_commands_after_copy_work(released: Path, tmp_path: Path) -> None:
     assert (tmp_path / "my project/.venv/bin/my-app").exists()
 
 
+def conflicts_after_edit(released: Path, project: Path, name: str, old: str, new: str) -> list[str]:
+    """Edit a file of a copy, update it, and return what the command that copier prints lists."""
+    copy(released, project, {}, "1.0.0")
+    path = project / name
+    path.write_text(path.read_text().replace(old, new))
+    harness.commit_all(project, "Edit")
+    said = copier("update", ".", cwd=project).stderr
+    (command,) = printed_commands(said, "list the conflicts before you commit:")
+    return harness.run("bash", "-ec", command, cwd=project).stdout.splitlines()
+
+
 def test_command_after_update_lists_conflicts(released: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
-    copy(released, project, {}, "1.0.0")
-    makefile = project / "Makefile"
-    makefile.write_text(makefile.read_text().replace("## run the tests", "## run my tests"))
-    harness.commit_all(project, "Edit")
-
-    said = copier("update", ".", cwd=project).stderr
-
-    (command,) = printed_commands(said, "list the conflicts before you commit:")
-    assert "<<<<<<<" in makefile.read_text()
-    assert harness.run("bash", "-ec", command, cwd=project).stdout.splitlines() == ["Makefile"]
+    edit = ("Makefile", "## run the tests", "## run my tests")
+    assert conflicts_after_edit(released, project, *edit) == ["Makefile"]
+    assert "<<<<<<<" in (project / "Makefile").read_text()
 
 
 def test_command_after_update_lists_nothing_else(released: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
-    copy(released, project, {}, "1.0.0")
-    dockerfile = project / "Dockerfile"
-    dockerfile.write_text(dockerfile.read_text().replace("USER 10001", "USER 10001:10001"))
-    harness.commit_all(project, "Edit another file")
-
-    said = copier("update", ".", cwd=project).stderr
-
-    (command,) = printed_commands(said, "list the conflicts before you commit:")
-    assert harness.run("bash", "-ec", command, cwd=project).stdout == ""
-    assert "USER 10001:10001" in dockerfile.read_text()
+    edit = ("Dockerfile", "USER 10001", "USER 10001:10001")
+    assert conflicts_after_edit(released, project, *edit) == []
+    assert "USER 10001:10001" in (project / "Dockerfile").read_text()

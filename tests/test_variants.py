@@ -1,6 +1,7 @@
 """The named variants, installed for real and used: their own checks, their workers, and `make dev`."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,12 @@ def run_jobs(project: Path, *arguments: str, redis_url: str) -> list[dict[str, A
     """Run a job of every task and return what became of each."""
     done = harness.run(python_of(project), JOBS, *arguments, cwd=project, REDIS_URL=redis_url)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.xdist_group("kept")
+def test_groups_are_kept(request: pytest.FixtureRequest) -> None:
+    """Tests that edit an installed variant must not run beside those that use it."""
+    assert request.node.nodeid.endswith("@kept") == ("PYTEST_XDIST_WORKER" in os.environ)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
