@@ -1,7 +1,7 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
 
-.PHONY: help test demo check bench-render
+.PHONY: help test demo check bench bench-render
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -16,6 +16,9 @@ check: $(UV) ## look for mistakes in this repository without running anything
 	$(UV) run ruff check
 	$(UV) run ruff format --check
 	$(UV) run mypy
+
+bench: $(UV) ## measure the default project beside bare arq, SAQ and taskiq
+	$(UV) run python -m bench
 
 bench-render: $(UV) ## compare the time that a render takes with that of an empty template
 	$(UV) run python -m tests.bench_render

@@ -30,11 +30,18 @@ async def run_jobs(queues: list[str], burst: bool) -> None:
     if "media" in queues:
         draw_picture(settings.MEDIA_DIR)
 
+    arguments = ARGUMENTS
+    if "load_test" in queues:
+        load_test = import_module("app.services.load_test")
+        test = load_test.LoadTest(type="io_simulation", tasks=5, timeout_seconds=1)
+        run = await load_test.create_run(redis, test)
+        arguments = ARGUMENTS | {"load_test_orchestrator": {"run_id": run.id}}
+
     jobs = []
     for queue in queues:
         worker = import_module(f"app.components.worker.queues.{queue}").WorkerSettings
         for task in worker.functions:
-            job = await enqueue(redis, worker, task, **ARGUMENTS.get(task.__name__, {}))
+            job = await enqueue(redis, worker, task, **arguments.get(task.__name__, {}))
             jobs.append((queue, task.__name__, job))
     if burst:
         for queue in queues:

@@ -1,0 +1,39 @@
+"""The job that does nothing, the same for every library, and its own measure of its rate."""
+
+import os
+import time
+from pathlib import Path
+
+
+class Counter:
+    """Counts the jobs of a run, and after the last one writes the rate to a file.
+
+    Every library is measured where all of them are equal: at the start of the task's code. Neither the
+    start of the process nor a reader that asks for results is in the figure.
+    """
+
+    def __init__(self) -> None:
+        """Take the number of jobs and the file from the environment; without them nothing is written."""
+        self.tasks = int(os.environ.get("BENCH_TASKS", "0"))
+        self.file = Path(os.environ.get("BENCH_FILE", os.devnull))
+        self.count = 0
+        self.start = 0.0
+
+    def add(self) -> None:
+        """Count one job."""
+        if self.count == 0:
+            self.start = time.perf_counter()
+        self.count += 1
+        if self.count == self.tasks:
+            # In one step, since another process waits for the file.
+            part = self.file.with_suffix(".part")
+            part.write_text(str((self.count - 1) / (time.perf_counter() - self.start)))
+            part.rename(self.file)
+
+
+COUNTER = Counter()
+
+
+async def noop(_ctx: object = None) -> None:
+    """Do nothing. arq and SAQ hand over a context; taskiq does not."""
+    COUNTER.add()

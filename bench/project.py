@@ -1,0 +1,173 @@
+"""What the bench does inside a rendered project, on the project's own interpreter.
+
+    python -m bench.project fill FORMAT FUNCTION COUNT
+    python -m bench.project rate FORMAT COUNT
+    python -m bench.project forget
+    python -m bench.project served
+    python -m bench.project send ROUNDS
+    python -m bench.project wait COUNT
+
+FORMAT is `msgpack`, which the project writes and reads, or `pickle`, arq's own. What a command returns is
+printed as JSON.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from app.core.bulk import read_results, send_jobs
+from app.core.config import settings
+from app.core.redis import create_client
+from app.core.serializer import deserialize, serialize
+from arq.connections import ArqRedis
+from arq.constants import job_key_prefix, result_key_prefix
+from arq.jobs import deserialize_result, serialize_job
+from arq.utils import timestamp_ms
+
+from bench import arq_workers
+
+QUEUE: str = arq_workers.QUEUE["queue_name"]
+PATIENCE = 300
+
+
+async def fill(redis: ArqRedis, job_format: str, function: str, count: str) -> None:
+    """Put jobs into the load_test queue of an empty database."""
+    await redis.flushall()
+    serializer = serialize if job_format == "msgpack" else None
+    for numbers in batches(int(count), 500):
+        now = timestamp_ms()
+        async with redis.pipeline(transaction=False) as pipe:
+            for number in numbers:
+                job = serialize_job(function, (), {}, None, now, serializer=serializer)
+                pipe.psetex(f"{job_key_prefix}{number}", 86_400_000, job)
+                pipe.zadd(QUEUE, {str(number): now})
+            await pipe.execute()
+
+
+async def rate(redis: ArqRedis, job_format: str, count: str) -> float:
+    """Wait until all jobs are done, and return how many a second there were by arq's own times."""
+    deserializer = deserialize if job_format == "msgpack" else None
+    async with asyncio.timeout(PATIENCE):
+        while await redis.zcard(QUEUE):  # noqa: ASYNC110 - another process empties it
+            await asyncio.sleep(0.1)
+    started: list[datetime] = []
+    finished: list[datetime] = []
+    for numbers in batches(int(count), 500):
+        for value in await redis.mget([f"{result_key_prefix}{number}" for number in numbers]):
+            result = deserialize_result(value, deserializer=deserializer)
+            if not result.success:
+                raise SystemExit(f"a job failed: {result.result!r}")
+            started.append(result.start_time)
+            finished.append(result.finish_time)
+    return int(count) / (max(finished) - min(started)).total_seconds()
+
+
+async def forget(redis: ArqRedis) -> None:
+    """Let the server count from zero."""
+    await redis.config_resetstat()
+
+
+async def served(redis: ArqRedis) -> dict[str, int]:
+    """Return how many commands the server has run since, and how many requests they came in."""
+    stats = await redis.info("stats")
+    return {"commands": stats["total_commands_processed"], "requests": stats["total_reads_processed"]}
+
+
+async def send(redis: ArqRedis, rounds: str) -> dict[str, list[float]]:
+    """Return the jobs a second of each way to send, which take turns."""
+
+    async def one_at_a_time(count: int) -> None:
+        for _ in range(count):
+            await redis.enqueue_job("noop", _queue_name=QUEUE)
+
+    async def gather(count: int) -> None:
+        for numbers in batches(count, 100):
+            await asyncio.gather(*(redis.enqueue_job("noop", _queue_name=QUEUE) for _ in numbers))
+
+    async def batches_of_500(count: int) -> None:
+        for numbers in batches(count, 500):
+            await send_jobs(redis, QUEUE, "noop", named(numbers))
+
+    async def batches_of_1000(count: int) -> None:
+        for numbers in batches(count, 1000):
+            await send_jobs(redis, QUEUE, "noop", named(numbers))
+
+    def named(numbers: range) -> list[tuple[str, dict[str, Any]]]:
+        return [(f"run:{number}", {}) for number in numbers]
+
+    # Each with as many jobs as it sends in about half a second.
+    ways: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {
+        "batches of 500": (batches_of_500, 20_000),
+        "batches of 1000": (batches_of_1000, 20_000),
+        "gather of 100": (gather, 2_000),
+        "one at a time": (one_at_a_time, 1_000),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(int(rounds)):
+        for name, (way, count) in ways.items():
+            await redis.flushall()
+            start = time.perf_counter()
+            await way(count)
+            rates[name].append(count / (time.perf_counter() - start))
+            if await redis.zcard(QUEUE) != count:
+                raise SystemExit(f"{name}: the queue does not hold every job")
+    # What arq promises of one job holds for a batch: an id is enqueued once.
+    await redis.flushall()
+    if [await send_jobs(redis, QUEUE, "noop", named(range(500))) for _ in range(2)] != [500, 0]:
+        raise SystemExit("an id was enqueued twice")
+    return rates
+
+
+async def wait(redis: ArqRedis, count: str) -> dict[str, list[int]]:
+    """Return the milliseconds that single jobs waited for the idle worker of each queue."""
+
+    async def one_queue(name: str, queue_name: str) -> list[int]:
+        async def enqueue(number: int) -> Any:
+            return await redis.enqueue_job("noop", _job_id=f"{name}:{number}", _queue_name=queue_name)
+
+        # The first one waits for the worker to be there, and is not counted.
+        await (await enqueue(0)).result(timeout=PATIENCE, poll_delay=0.1)
+        numbers = range(1, int(count) + 1)
+        for number in numbers:
+            # At no fixed distance, which could keep step with the worker's poll.
+            await asyncio.sleep(random.uniform(0.1, 0.4))
+            job = await enqueue(number)
+        await job.result(timeout=PATIENCE, poll_delay=0.1)
+        results = await read_results(redis, [f"{name}:{number}" for number in numbers])
+        return [result["st"] - result["et"] for result in results if result]
+
+    queues = arq_workers.QUEUES
+    names = [vars(queue)["queue_name"] for queue in queues.values()]
+    return dict(zip(queues, await asyncio.gather(*map(one_queue, queues, names)), strict=True))
+
+
+def batches(count: int, size: int) -> Iterator[range]:
+    """Yield the numbers up to `count`, `size` at a time."""
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+async def main(name: str, *arguments: str) -> None:
+    """Run a command and print what it returns."""
+    commands: dict[str, Callable[..., Awaitable[Any]]] = {
+        "fill": fill,
+        "rate": rate,
+        "forget": forget,
+        "served": served,
+        "send": send,
+        "wait": wait,
+    }
+    redis = create_client(settings.redis_settings)
+    try:
+        print(json.dumps(await commands[name](redis, *arguments)))
+    finally:
+        await redis.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
