@@ -20,7 +20,7 @@ check: $(UV) ## look for mistakes in this repository without running anything
 bench: $(UV) ## measure the default project beside bare arq, SAQ and taskiq
 	$(UV) run python -m bench
 
-bench-render: $(UV) ## compare the time that a render takes with that of an empty template
+bench-render: $(UV) ## time a render beside that of an empty template, and an update
 	$(UV) run python -m tests.bench_render
 
 .venv/bin/uv:

@@ -1,6 +1,6 @@
-"""`make bench-render`: what a render costs beside Copier's own time on an empty template.
+"""`make bench-render`: what a render costs, beside Copier's own time on an empty template, and an update.
 
-Each figure is the median of whole processes, and the two alternate, so that both meet the same machine.
+Each figure is the median of whole processes, and the renders alternate, so that both meet the same machine.
 """
 
 import statistics
@@ -24,29 +24,45 @@ def empty_template(target: Path) -> Path:
     return target
 
 
-def seconds(template: Path, target: Path) -> float:
-    """Time one `copier copy --defaults`."""
-    url = f"git+{template.as_uri()}"
+def next_release(template: Path) -> None:
+    """Release the template again, with a change of one line."""
+    makefile = template / "template/Makefile.jinja"
+    makefile.write_text(makefile.read_text().replace("## run the tests", "## run every test"))
+    harness.commit_all(template, "Release again")
+    harness.git("tag", "1.1.0", cwd=template)
+
+
+def seconds(*command: str | Path, cwd: Path) -> float:
+    """Time one command."""
     start = time.perf_counter()
-    harness.run("copier", "copy", "--defaults", "--quiet", url, target, cwd=target.parent)
+    harness.run(*command, cwd=cwd)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Print both medians and their ratio."""
+    """Print the medians and the ratio of both renders."""
+    times: dict[str, list[float]] = {"render": [], "empty": [], "update": []}
     with tempfile.TemporaryDirectory(prefix="aegis-") as directory:
         base = Path(directory)
-        templates = {"aegis": harness.publish_template(base / "a"), "empty": empty_template(base / "e")}
-        times: dict[str, list[float]] = {name: [] for name in templates}
-        for number in range(ROUNDS):
+        templates = {
+            "render": harness.publish_template(base / "aegis"),
+            "empty": empty_template(base / "empty"),
+        }
+        projects = [base / f"project{number}" for number in range(ROUNDS)]
+        for project in projects:
             for name, template in templates.items():
-                times[name].append(seconds(template, base / f"{name}{number}"))
+                target = project if name == "render" else project.with_suffix(".empty")
+                command = ("copier", "copy", "--defaults", "--quiet", f"git+{template.as_uri()}", target)
+                times[name].append(seconds(*command, cwd=base))
+        next_release(templates["render"])
+        for project in projects:
+            harness.commit_all(project, "Render")
+            times["update"].append(seconds("copier", "update", "--defaults", "--quiet", cwd=project))
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, values in times.items():
-        print(
-            f"{name}  median {medians[name]:.3f} s  ({min(values):.3f} to {max(values):.3f}, {ROUNDS} runs)"
-        )
-    print(f"ratio  {medians['aegis'] / medians['empty']:.2f}")
+        low, high = min(values), max(values)
+        print(f"{name:<7} median {medians[name]:.2f} s  ({low:.2f} to {high:.2f}, {ROUNDS} runs)")
+    print(f"render is {medians['render'] / medians['empty']:.2f} times empty")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """What is built once for all test workers: the published template, its renders, and their installations."""
 
 import os
+import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import harness
+from tests import harness, owner
 
 
 @pytest.fixture(scope="session")
@@ -101,3 +103,16 @@ def redis_url(redis_port: int) -> str:
         client.sendall(b"FLUSHALL\r\n")
         assert client.recv(64) == b"+OK\r\n"
     return f"redis://127.0.0.1:{redis_port}/0"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the update suite has covered."""
+    names = [re.sub(r".*::|\[.*", "", report.nodeid) for report in terminalreporter.getreports("passed")]
+    passed = Counter(names)
+    if pairs := passed["test_every_pair"]:
+        edits = len(owner.EDITS) * passed["test_a_release_reaches_an_owned_project"]
+        old = passed["test_every_release_updates_to_a_fresh_render"]
+        terminalreporter.write_line(
+            f"copier update: {pairs} pairs of variants, {passed['test_there_and_back']} answers there and "
+            f"back, {edits} edits of an owner, {old} projects of older releases"
+        )

@@ -1,8 +1,7 @@
-"""A commented queue: uncommenting it by hand, or answering `run` in an update, gives the `run` render."""
+"""A commented queue: uncommenting it by hand gives the `run` render."""
 
 from pathlib import Path
 
-import copier
 import pytest
 
 from tests import harness
@@ -25,14 +24,3 @@ def test_uncommented_by_hand(template: Path, tmp_path: Path, queue: str) -> None
     harness.uncomment(project, queue)
 
     assert without_answers(project) == without_answers(wanted)
-
-
-@pytest.mark.parametrize("state", ["commented", "omit"])
-def test_update_to_run(template: Path, tmp_path: Path, state: str) -> None:
-    project = harness.render(template, tmp_path / "project", {"queue_media": state})
-    wanted = harness.render(template, tmp_path / "run", {"queue_media": "run"})
-    harness.commit_all(project, "Render")
-
-    copier.run_update(project, data={"queue_media": "run"}, defaults=True, overwrite=True, quiet=True)
-
-    assert harness.tree(project) == harness.tree(wanted)

@@ -1,6 +1,6 @@
-"""What the documentation of a rendered project says, followed to the letter in the project "Full Stack".
+"""What the documentation says, here and in a rendered project, followed to the letter.
 
-Its Docker commands are those of test_containers.
+The Docker commands are those of test_containers.
 """
 
 import re
@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import harness
 
 pytestmark = pytest.mark.xdist_group("installed-full")
+OWN = harness.ROOT / "README.md"
 USE = """\
 import asyncio
 
@@ -101,23 +103,132 @@ def test_the_health_commands_do(project: Path, redis_url: str) -> None:
         assert "no worker has reported" in done.stdout
 
 
+def links_and_paths(page: Path, *roots: Path) -> None:
+    """Follow every relative link of a page, and look for every path that it names.
+
+    Raises:
+        AssertionError: One leads nowhere.
+    """
+    text = page.read_text()
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        target = (page.parent / link) if link else page
+        assert target.exists(), f"{page.name}: {link}"
+        headings = re.findall(r"(?m)^#+ (.*)$", target.read_text()) if anchor else []
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}
+    for path in re.findall(r"`((?:app|docs|tests|extensions|template)/[\w/.]*)`", text):
+        assert any((root / path).exists() for root in roots), f"{page.name}: {path}"
+
+
 @pytest.mark.parametrize("name", harness.ANSWERS)
 def test_links_and_paths_exist(rendered: Callable[[str], Path], name: str) -> None:
     project = rendered(name)
     for page in [project / "README.md", *project.glob("docs/*.md")]:
-        text = page.read_text()
-        for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
-            target = (page.parent / link) if link else page
-            assert target.exists(), f"{page.name}: {link}"
-            headings = re.findall(r"(?m)^#+ (.*)$", target.read_text())
-            assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}
-        for path in re.findall(r"`((?:app|docs|tests)/[\w/.]*)`", text):
-            assert (project / path).exists(), f"{page.name}: {path}"
+        links_and_paths(page, project)
 
 
-def test_the_readme_here_names_the_make_targets() -> None:
-    readme = (harness.ROOT / "README.md").read_text()
-    targets = set(re.findall(r"(?m)^make (\w+)$", readme))
-    assert targets == {"demo", "test"}
-    for target in targets:
-        harness.run("make", "--dry-run", target, cwd=harness.ROOT)
+@pytest.mark.parametrize("page", sorted(harness.ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_own_links_and_paths_exist(rendered: Callable[[str], Path], page: Path) -> None:
+    links_and_paths(page, harness.ROOT, rendered("full"))
+
+
+@pytest.mark.parametrize("name", ["full", "no-worker"])
+def test_commands_of_the_rendered_readme_work(installed: Callable[[str], Path], name: str) -> None:
+    project = installed(name)
+    text = (project / "README.md").read_text()
+    commands = set(re.findall(r"`((?:make|uv|uvx) [^`]+)`", text))
+    commands |= {line for block in code_blocks(text, "bash") for line in block.splitlines()}
+    assert {"uv sync", "make dev", "make check"} <= commands
+    for command in commands:
+        # `make dev` would stay, and test_variants runs the others: make says what each would do.
+        dry = f"{command} --dry-run" if command.startswith("make ") else command
+        done = harness.run(*dry.split(), cwd=project, check=False)
+        # Nothing runs whose health could be good.
+        assert done.returncode == (1 if "health status" in command and name == "full" else 0), command
+
+
+# --- This repository's own README -------------------------------------------------------------------------
+
+
+def draw_tree(files: set[str], fewer: set[str]) -> str:
+    """Draw a tree of files, each marked if it is among the `fewer` of another render."""
+    lines, drawn = [f"{'default':<46}worker: false"], set()
+    for path in sorted(files):
+        parents = path.split("/")[:-1]
+        for depth in range(len(parents)):
+            directory = "/".join(parents[: depth + 1]) + "/"
+            if directory not in drawn:
+                drawn.add(directory)
+                mark = any(file.startswith(directory) for file in fewer)
+                lines.append(f"{'  ' * depth}{parents[depth]}/".ljust(52) + "x" * mark)
+        lines.append(f"{'  ' * len(parents)}{path.split('/')[-1]}".ljust(52) + "x" * (path in fewer))
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def test_the_trees_are_those_of_renders(rendered: Callable[[str], Path]) -> None:
+    default, fewer = (
+        {name for name in harness.tree(rendered(variant)) if not name.endswith("__init__.py")}
+        for variant in ("default", "no-worker")
+    )
+    assert fewer < default
+    assert code_blocks(OWN.read_text(), "text") == [draw_tree(default, fewer)]
+
+
+def test_the_table_has_every_question() -> None:
+    rows = ["| question | default | |", "|---|---|---|"]
+    for name, question in yaml.safe_load((harness.ROOT / "copier.yml").read_text()).items():
+        if name.startswith("_") or question.get("when") is False:
+            continue
+        default = str(question["default"]).lower() if question["type"] == "bool" else question["default"]
+        shown = "from the name" if "{" in default else f"`{default}`" if default else "empty"
+        choices = question.get("choices", [])
+        values = choices.values() if isinstance(choices, dict) else choices
+        listed = ", ".join(f"`{value}`" for value in values)
+        rows.append(f"| `{name}` | {shown} | {question['help']}{': ' if listed else ''}{listed} |")
+    assert "\n".join(rows) in OWN.read_text()
+
+
+def test_commands_of_the_own_readme_work(template: Path, tmp_path: Path) -> None:
+    text = OWN.read_text()
+    copy, *others = [line for block in code_blocks(text, "bash") for line in block.splitlines()]
+    assert others == ["make demo", "make test", "uvx copier update", "git diff --name-only --diff-filter=U"]
+    for command in others[:2]:
+        harness.run(*command.split(), "--dry-run", cwd=harness.ROOT)
+
+    def run_copier(command: str, cwd: Path) -> None:
+        words = command.removeprefix("uvx ").replace("gh:org/aegis", f"git+{template.as_uri()}").split()
+        harness.run(*words[:2], "--defaults", *words[2:], cwd=cwd)
+
+    run_copier(copy, tmp_path)
+    project = tmp_path / "my-app"
+    updates = [others[2], *re.findall(r"`(uvx copier update [^`]+)`", text)]
+    assert len(updates) == 2
+    for update in updates:
+        harness.commit_all(project, "Before the update")
+        run_copier(update, project)
+        assert harness.run(*others[3].split(), cwd=project).stdout == ""
+    assert "  worker-media:" in (project / "docker-compose.yml").read_text()
+
+
+def shape(line: str) -> str:
+    """Return a line without what differs from run to run."""
+    return re.sub(r"\s+", " ", re.sub(r"\b[0-9a-f]{12}\b|#+|\d+(\.\d+)?", "", line))
+
+
+def test_the_terminal_output_is_real(project: Path, redis_url: str, tmp_path: Path) -> None:
+    (block,) = code_blocks(OWN.read_text(), "console")
+    command, *shown = block.replace("my-app", "full-stack").splitlines()
+    worker = ("uv", "run", "python", "-m", "arq", "app.components.worker.queues.load_test.WorkerSettings")
+    with harness.running(*worker, cwd=project, log=tmp_path / "log", REDIS_URL=redis_url):
+        check = (*worker, "--check")
+        harness.wait_until(
+            lambda: harness.run(*check, cwd=project, check=False, REDIS_URL=redis_url).returncode == 0,
+            "no worker runs",
+        )
+        done = harness.run(*command.removeprefix("$ ").split(), cwd=project, REDIS_URL=redis_url)
+        (others,) = code_blocks(section(project, "Load tests"), "bash")
+        for other in others.splitlines():
+            harness.run(*other.split(), cwd=project, REDIS_URL=redis_url)
+    *lines, limit = done.stdout.splitlines()
+    assert set(map(shape, shown[:-1])) <= set(map(shape, lines))
+    assert "Limited by" in limit
+    assert "Limited by" in shown[-1]

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests import harness
-
-WORKFLOW = ".github/workflows/ci.yml"
+from tests import harness, releases
+from tests.steps import WORKFLOW
 
 
 def lint_workflow(workflow: Path, cwd: Path) -> None:
@@ -17,8 +17,40 @@ def lint_workflow(workflow: Path, cwd: Path) -> None:
     harness.run("actionlint", "-shellcheck=", "-pyflakes=", workflow, cwd=cwd)
 
 
-def test_own_workflow() -> None:
-    lint_workflow(harness.ROOT / WORKFLOW, harness.ROOT)
+@pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
+def test_own_workflow(name: str) -> None:
+    lint_workflow(harness.ROOT / ".github/workflows" / name, harness.ROOT)
+
+
+def test_own_workflow_renders_every_variant() -> None:
+    jobs = yaml.safe_load((harness.ROOT / WORKFLOW).read_text())["jobs"]
+    assert jobs["variant"]["strategy"]["matrix"]["variant"] == list(harness.ANSWERS)
+
+
+@pytest.mark.xdist_group("installed-no-worker")
+def test_the_steps_of_a_rendered_workflow_run(installed: Callable[[str], Path]) -> None:
+    command = ("python", "-m", "tests.steps", installed("no-worker"))
+    done = harness.run("uv", "run", *command, "oldest", cwd=harness.ROOT)
+    assert [line for line in done.stdout.splitlines() if line.startswith("$ ")] == [
+        "$ uv sync",
+        "$ make check",
+        "$ make test",
+    ]
+
+
+def test_the_notes_of_a_release_are_its_own() -> None:
+    command = ("python", "-m", "tests.releases")
+    for version in releases.list_releases()[1:]:
+        # Only the newest one can be published.
+        refused = harness.run(*command, f"v{version}", cwd=harness.ROOT, check=False)
+        assert refused.returncode == 1
+        assert "set it before you tag" in refused.stderr
+    newest = releases.list_releases()[0]
+    notes = harness.run(*command, f"v{newest}", cwd=harness.ROOT).stdout
+    assert notes.strip() == releases.read_notes()[newest]
+    assert "## [" not in notes
+    unknown = harness.run(*command, "v99.0.0", cwd=harness.ROOT, check=False)
+    assert (unknown.returncode, "Traceback" in unknown.stderr) == (1, False)
 
 
 @pytest.mark.parametrize("name", harness.ANSWERS)

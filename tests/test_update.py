@@ -1,0 +1,286 @@
+"""`copier update`: between all variants, there and back, across releases, and into an owner's project."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import copier
+import pytest
+import yaml
+
+from tests import harness, owner, releases
+
+PAIRS = list(product(harness.ANSWERS, repeat=2))
+STATES = ("run", "commented", "omit")
+# Another queue runs meanwhile, since one has to.
+TOGGLES: list[tuple[str, Any, Any, dict[str, str]]] = [
+    (f"queue_{queue}", *states, {"queue_load_test" if queue == "system" else "queue_system": "run"})
+    for queue in harness.CATALOGUE
+    for states in permutations(STATES, 2)
+] + [("worker", True, False, {}), ("worker", False, True, {})]
+
+NEW_TASK = '''
+
+async def count_jobs(ctx: dict[str, Any]) -> int:
+    """Count the jobs of the queue."""
+    return int(await ctx["redis"].zcard(ctx["redis"].default_queue_name))
+'''
+
+
+def answers_of(project: Path) -> dict[str, Any]:
+    """Return every answer that a project remembers."""
+    answers: dict[str, Any] = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    return {name: answer for name, answer in answers.items() if not name.startswith("_")}
+
+
+def update(project: Path, data: Mapping[str, Any] | None = None) -> None:
+    """Update a committed project to the newest release of its template."""
+    copier.run_update(project, data=dict(data or {}), defaults=True, overwrite=True, quiet=True)
+
+
+def conflicts(project: Path) -> list[str]:
+    """Return what the command lists that copier names after an update."""
+    return harness.git("diff", "--name-only", "--diff-filter=U", cwd=project).split()
+
+
+def release(template: Path, target: Path, change: Callable[[Path], None]) -> Path:
+    """Copy the template and change it in a second release."""
+    shutil.copytree(template, target)
+    change(target)
+    harness.commit_all(target, "Release again")
+    harness.git("tag", "1.1.0", cwd=target)
+    return target
+
+
+def assert_update_is_a_fresh_render(template: Path, project: Path, fresh: Path) -> None:
+    """Update a project, and compare it with a render of the same answers."""
+    update(project)
+    assert conflicts(project) == []
+    assert harness.tree(project) == harness.tree(harness.render(template, fresh, answers_of(project)))
+
+
+# --- One release ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_every_pair(rendered: Callable[[str], Path], tmp_path: Path, one: str, other: str) -> None:
+    project = shutil.copytree(rendered(one), tmp_path / "project")
+    harness.commit_all(project, "Render")
+
+    update(project, answers_of(rendered(other)))
+
+    assert harness.tree(project) == harness.tree(rendered(other))
+    if one == other:
+        assert harness.git("status", "--porcelain", cwd=project) == ""
+
+
+@pytest.mark.parametrize(
+    ("question", "one", "other", "rest"), TOGGLES, ids=[f"{name}-{a}-{b}" for name, a, b, _ in TOGGLES]
+)
+def test_there_and_back(
+    template: Path, tmp_path: Path, question: str, one: Any, other: Any, rest: dict[str, str]
+) -> None:
+    project = harness.render(template, tmp_path / "project", rest | {question: one})
+    wanted = harness.render(template, tmp_path / "wanted", rest | {question: other})
+    before = harness.tree(project)
+    harness.commit_all(project, "Render")
+
+    update(project, {question: other})
+    assert harness.tree(project) == harness.tree(wanted)
+    harness.commit_all(project, "Update")
+
+    update(project, {question: one})
+    assert harness.tree(project) == before
+
+
+# --- The next release, and a project that has an owner ----------------------------------------------------
+
+
+def change_the_worker(template: Path) -> None:
+    """Change what is near the owner's edits: see the comments."""
+    files = template / "template"
+    worker = files / "app/components/{% if worker %}worker{% endif %}"
+    queue = worker / "queues/{% if queue_system != 'omit' %}system.py{% endif %}.jinja"
+    config, queues = files / "app/core/config.py.jinja", template / "extensions/queues.yml"
+    # A new task in the queue that has one of the owner's.
+    tasks = worker / "tasks/{% if queue_system != 'omit' %}system.py{% endif %}"
+    tasks.write_text(tasks.read_text() + NEW_TASK)
+    owner.replace(queue, "    system_health_check,\n)", "    count_jobs,\n    system_health_check,\n)")
+    owner.replace(queue, "        # Your own tasks:", "        count_jobs,\n        # Your own tasks:")
+    # Another timeout of the queue whose max_jobs the owner has changed.
+    owner.replace(queues, "timeout: 60\n", "timeout: 90\n")
+    # A new setting.
+    owner.replace(config, "    # Your own settings:", "    MAX_COUNT: int = 10\n\n    # Your own settings:")
+    example = files / ".env.example.jinja"
+    owner.replace(example, "# Your own settings:", "MAX_COUNT=10\n\n# Your own settings:")
+    # A changed service, and a new one.
+    owner.replace(queues, "memory: 1G", "memory: 2G")
+    compose = files / "docker-compose.yml.jinja"
+    owner.replace(
+        compose, "  # Your own services:\n\nvolumes:", f"{owner.CACHE}\n  # Your own services:\n\nvolumes:"
+    )
+    # A new dependency.
+    owner.replace(
+        files / "pyproject.toml.jinja", '    "structlog', '    "python-slugify>=8.0",\n    "structlog'
+    )
+    # The file that the owner has deleted, and a new one.
+    deleted = files / "tests/{% if worker and queue_system != 'omit' %}test_system.py{% endif %}"
+    deleted.write_text(deleted.read_text() + "\n\n# The end.\n")
+    (files / "docs.md").write_text("# More\n")
+
+
+def make_owned(released: Path, target: Path) -> Path:
+    """Return a project of the first release that its owner has edited everywhere."""
+    project = harness.render(released, target, harness.variant("default"), "1.0.0")
+    harness.commit_all(project, "Render")
+    for edit in owner.EDITS:
+        edit(project)
+    harness.commit_all(project, "Make it ours")
+    return project
+
+
+def assert_nothing_is_lost(released: Path, project: Path, scratch: Path) -> None:
+    """Update an owned project: what its owner and what the release added is all there, without a conflict."""
+    answers = answers_of(project)
+    old = harness.tree(harness.render(released, scratch / "old", answers, "1.0.0"))
+    new = harness.tree(harness.render(released, scratch / "new", answers))
+    mine = harness.tree(project)
+
+    update(project)
+
+    assert conflicts(project) == []
+    merged = harness.tree(project)
+    deleted = old.keys() - mine.keys()
+    assert merged.keys() == (mine.keys() | new.keys()) - deleted
+    for added in (mine, new):
+        for name in added.keys() - deleted:
+            lines = set(added[name].splitlines()) - set(old.get(name, b"").splitlines())
+            assert lines <= set(merged[name].splitlines()), name
+
+
+def test_a_release_reaches_an_owned_project(template: Path, tmp_path: Path) -> None:
+    released = release(template, tmp_path / "template", change_the_worker)
+    project = make_owned(released, tmp_path / "project")
+    assert_nothing_is_lost(released, project, tmp_path)
+    # It is not only text that was merged.
+    harness.install(project)
+    harness.run("make", "check", cwd=project)
+    harness.run("uv", "run", "pytest", "--quiet", cwd=project)
+
+
+def test_the_same_line_is_one_conflict(template: Path, tmp_path: Path) -> None:
+    released = release(template, tmp_path / "template", change_the_worker)
+    project = make_owned(released, tmp_path / "project")
+    queue = "app/components/worker/queues/load_test.py"
+    owner.replace(project / queue, "job_timeout = 60", "job_timeout = 45")
+    harness.commit_all(project, "Change what the release changes")
+
+    update(project)
+
+    assert conflicts(project) == [queue]
+    marked = [name for name, text in harness.tree(project).items() if b"<<<<<<<" in text]
+    assert marked == [queue]
+    assert (project / queue).read_text().count("<<<<<<<") == 1
+
+
+# --- All releases -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
+    """Return this repository with a tag a release, the newest of which is the template as it is now."""
+    if harness.run("git", "rev-parse", "--is-shallow-repository", cwd=harness.ROOT).stdout != "false\n":
+        pytest.skip("a shallow clone has no releases: fetch the whole history")
+    history = tmp_path_factory.mktemp("history") / "template"
+    harness.git(
+        "clone", "--quiet", "--no-tags", "--shared", str(harness.ROOT), str(history), cwd=harness.ROOT
+    )
+    for version in releases.list_releases():
+        harness.git("tag", f"v{version}", releases.find_commit(version), cwd=history)
+    for name in ("copier.yml", "extensions", "template"):
+        harness.run("rm", "-r", name, cwd=history)
+        harness.run("cp", "-r", template / name, history, cwd=history)
+    harness.commit_all(history, "Release what is in the working tree")
+    harness.git("tag", "v99.99.99", cwd=history)
+    return history
+
+
+@pytest.mark.parametrize(("version", "name"), list(product(releases.list_releases(), harness.ANSWERS)))
+def test_every_release_updates_to_a_fresh_render(
+    history: Path, tmp_path: Path, version: str, name: str
+) -> None:
+    # The tests of such a render pass: test_variants runs them.
+    project = harness.render(history, tmp_path / "project", harness.variant(name), f"v{version}")
+    harness.commit_all(project, "Render")
+    assert_update_is_a_fresh_render(history, project, tmp_path / "fresh")
+
+
+def unexplained(history: Path, version: str, scratch: Path) -> set[str]:
+    """Return the files that a release rendered, that are rendered no more, and that no note since names.
+
+    An owner's edits of such a file would be lost, so an owner has to know.
+    """
+    notes = releases.read_notes()
+    since = "".join(list(notes.values())[: list(notes).index(version)])
+    answers = harness.variant("full")
+    old = harness.tree(harness.render(history, scratch / "old", answers, f"v{version}"))
+    new = harness.tree(harness.render(history, scratch / "new", answers))
+    return {name for name in old.keys() - new.keys() if f"`{name}`" not in since}
+
+
+@pytest.mark.parametrize("version", releases.list_releases())
+def test_every_file_that_is_gone_has_a_note(history: Path, tmp_path: Path, version: str) -> None:
+    assert not unexplained(history, version, tmp_path)
+
+
+# --- What no release may do: the tests above see it -------------------------------------------------------
+
+
+def test_a_renamed_file_is_seen(history: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(history, tmp_path / "template")
+    (changed / "template/app/cli/serve.py").rename(changed / "template/app/cli/server.py")
+    harness.commit_all(changed, "Rename")
+    harness.git("tag", "v99.99.100", cwd=changed)
+    oldest = releases.list_releases()[-1]
+    assert unexplained(changed, oldest, tmp_path) >= {"app/cli/serve.py"}
+
+
+def ask_without_a_default(template: Path) -> None:
+    """Ask what `--defaults` cannot answer."""
+    with (template / "copier.yml").open("a") as file:
+        file.write("\ncolour:\n  type: str\n  help: Which colour has it?\n")
+
+
+def exclude_by_jinja(template: Path) -> None:
+    """Ask anew, and exclude a file by the answer."""
+    with (template / "copier.yml").open("a") as file:
+        file.write("\nguide:\n  type: bool\n  help: With a guide?\n  default: true\n")
+        file.write('\n_exclude: ["{% if not guide %}docs{% endif %}"]\n')
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"), [(ask_without_a_default, '"colour" is required'), (exclude_by_jinja, "is undefined")]
+)
+def test_what_stops_an_update_is_seen(
+    template: Path, tmp_path: Path, mistake: Callable[[Path], None], says: str
+) -> None:
+    released = release(template, tmp_path / "template", mistake)
+    project = harness.render(released, tmp_path / "project", {}, "1.0.0")
+    harness.commit_all(project, "Render")
+    done = harness.run("copier", "update", "--defaults", cwd=project, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr
+
+
+def test_a_task_on_the_owners_line_is_seen(template: Path, tmp_path: Path) -> None:
+    def write_below(template: Path) -> None:
+        worker = template / "template/app/components/{% if worker %}worker{% endif %}"
+        queue = worker / "queues/{% if queue_system != 'omit' %}system.py{% endif %}.jinja"
+        owner.append(queue, "        # Your own tasks:", "        count_jobs,\n")
+
+    released = release(template, tmp_path / "template", write_below)
+    project = make_owned(released, tmp_path / "project")
+    with pytest.raises(AssertionError, match=r"queues/system\.py"):
+        assert_nothing_is_lost(released, project, tmp_path)
