@@ -1,5 +1,6 @@
 """What arq calls around a worker's life and its jobs. None may raise: arq would end the worker."""
 
+import asyncio
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,14 @@ from arq.connections import ArqRedis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.errors import exit_with_a_line
 from app.core.log import configure_logging
 from app.core.redis import HEALTH_CHECK_INTERVAL, sentinel_key, workers_key
-from app.core.serializer import deserialize
+from app.core.serializer import deserialize, serialize
+from app.services.dead_letters import record
 
 # A server that is down when the worker starts ends arq before any hook runs.
 exit_with_a_line()
@@ -29,6 +32,10 @@ RETRY = Retry(
 )
 
 _function: ContextVar[str] = ContextVar("function")
+# The context of the worker that an asyncio task belongs to: arq starts each in that of `startup`.
+_worker: ContextVar[dict[Any, Any]] = ContextVar("worker")
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 async def startup(ctx: dict[Any, Any]) -> None:
@@ -39,6 +46,8 @@ async def startup(ctx: dict[Any, Any]) -> None:
     """
     configure_logging()
     ctx["pool"] = ThreadPoolExecutor(os.cpu_count())
+    ctx["recording"] = set()
+    _worker.set(ctx)
     redis: ArqRedis = ctx["redis"]
     redis.set_retry(RETRY)
 
@@ -53,7 +62,8 @@ async def startup(ctx: dict[Any, Any]) -> None:
 
 
 async def shutdown(ctx: dict[Any, Any]) -> None:
-    """Take the worker's name off the list again, and end its threads."""
+    """Take the worker's name off the list again, and end its threads and its dead letters."""
+    await asyncio.gather(*ctx["recording"])
     ctx["pool"].shutdown(wait=False, cancel_futures=True)
     redis: ArqRedis = ctx["redis"]
     queue = redis.default_queue_name
@@ -69,6 +79,38 @@ def read_job(data: bytes) -> dict[str, Any]:
     job = deserialize(data)
     _function.set(job["f"])
     return job
+
+
+def write_result(data: dict[str, Any]) -> bytes:
+    """Encode a job or a result for the worker, and see to the dead letter of one that failed.
+
+    arq calls no hook for a job whose tries are used up, that expired, or whose function is unknown
+    or bytes are undecodable, and tells no hook how a job ended. But it writes a result each time.
+    """
+    raw = serialize(data)
+    task, ctx = asyncio.current_task(), _worker.get(None)
+    if (
+        data.get("s") is False
+        and not isinstance(data["r"], asyncio.CancelledError)
+        and task
+        and ctx
+    ):
+        # The result is in Redis when arq's task for the job ends.
+        task.add_done_callback(lambda _: _start_recording(ctx, data["id"], raw))
+    return raw
+
+
+def _start_recording(ctx: dict[Any, Any], job_id: str, raw: bytes) -> None:
+    recording = asyncio.get_running_loop().create_task(_record(ctx["redis"], job_id, raw))
+    ctx["recording"].add(recording)
+    recording.add_done_callback(ctx["recording"].discard)
+
+
+async def _record(redis: ArqRedis, job_id: str, raw: bytes) -> None:
+    try:
+        await record(redis, job_id, raw)
+    except RedisError as error:
+        log.warning("a dead letter waits for the sweep", job_id=job_id, error=str(error))
 
 
 async def bind_job(ctx: dict[Any, Any]) -> None:
