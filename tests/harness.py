@@ -28,6 +28,7 @@ LEFTOVERS = {".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".r
 # Each test gives a project its settings, `python_for` its Python, and git heeds nobody's own configuration.
 _SETTINGS = (
     *("HOST", "PORT", "LOG_LEVEL", "LOG_FORMAT"),
+    *("ENVIRONMENT", "DEBUG", "API_KEY", "JOBS_PER_MINUTE"),
     *("REDIS_URL", "REDIS_PASSWORD", "TEMP_DIR", "MEDIA_DIR"),
 )
 _LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PYTHON", *_SETTINGS)
