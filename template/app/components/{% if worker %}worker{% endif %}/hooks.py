@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.errors import exit_with_a_line
 from app.core.log import configure_logging
-from app.core.redis import HEALTH_CHECK_INTERVAL, sentinel_key, workers_key
+from app.core.redis import BULK_PREFIX, HEALTH_CHECK_INTERVAL, sentinel_key, workers_key
 from app.core.serializer import deserialize, serialize
 from app.services.dead_letters import record
 
@@ -92,6 +92,7 @@ def write_result(data: dict[str, Any]) -> bytes:
     if (
         data.get("s") is False
         and not isinstance(data["r"], asyncio.CancelledError)
+        and not data["id"].startswith(BULK_PREFIX)
         and task
         and ctx
     ):
