@@ -118,7 +118,7 @@ def add_a_route(project: Path) -> None:
     """Answer one more request."""
     backend = project / "app/components/backend"
     (backend / "api/reports.py").write_text(ROUTE)
-    replace(backend / "main.py", "    health,\n", "    health,\n    reports,\n")
+    replace(backend / "main.py", "    jobs,\n", "    jobs,\n    reports,\n")
     append(backend / "main.py", "    # Your own routers:", "    app.include_router(reports.router)\n")
     append(project / "tests/test_security.py", "    # Your own routes:", '    "GET /reports": "open",\n')
 

@@ -88,16 +88,11 @@ def write_result(data: dict[str, Any]) -> bytes:
     or bytes are undecodable, and tells no hook how a job ended. But it writes a result each time.
     """
     raw = serialize(data)
-    task, ctx = asyncio.current_task(), _worker.get(None)
-    if (
-        data.get("s") is False
-        and not isinstance(data["r"], asyncio.CancelledError)
-        and not data["id"].startswith(BULK_PREFIX)
-        and task
-        and ctx
-    ):
-        # The result is in Redis when arq's task for the job ends.
-        task.add_done_callback(lambda _: _start_recording(ctx, data["id"], raw))
+    if data.get("s") is False and not isinstance(data["r"], asyncio.CancelledError):
+        task, ctx = asyncio.current_task(), _worker.get(None)
+        if task and ctx and not data["id"].startswith(BULK_PREFIX):
+            # The result is in Redis when arq's task for the job ends.
+            task.add_done_callback(lambda _: _start_recording(ctx, data["id"], raw))
     return raw
 
 
