@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ def main() -> None:
     """
     project, which = Path(sys.argv[1]), {"oldest": 0, "newest": -1}[sys.argv[2]]
     pythons, commands = list_steps(project)
-    for command in commands:
-        print(f"$ {command}", flush=True)
-        environment = harness.ENVIRONMENT | {"UV_PYTHON": pythons[which]}
-        done = subprocess.run(["bash", "-ec", command], cwd=project, env=environment, check=False)
-        if done.returncode:
-            raise SystemExit(f"`{command}` ended with {done.returncode} on Python {pythons[which]}")
+    with tempfile.TemporaryDirectory(prefix="aegis-") as directory:
+        environment = harness.ENVIRONMENT | {"UV_PYTHON": pythons[which], "RUNNER_TEMP": directory}
+        for command in commands:
+            print(f"$ {command}", flush=True)
+            done = subprocess.run(["bash", "-ec", command], cwd=project, env=environment, check=False)
+            if done.returncode:
+                raise SystemExit(f"`{command}` ended with {done.returncode} on Python {pythons[which]}")
 
 
 if __name__ == "__main__":

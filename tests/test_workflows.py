@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests import harness, releases
-from tests.steps import WORKFLOW
+from tests.steps import WORKFLOW, list_steps
 
 
 def lint_workflow(workflow: Path, cwd: Path) -> None:
@@ -27,15 +27,24 @@ def test_own_workflow_renders_every_variant() -> None:
     assert jobs["variant"]["strategy"]["matrix"]["variant"] == list(harness.ANSWERS)
 
 
-@pytest.mark.xdist_group("installed-no-worker")
-def test_the_steps_of_a_rendered_workflow_run(installed: Callable[[str], Path]) -> None:
-    command = ("python", "-m", "tests.steps", installed("no-worker"))
-    done = harness.run("uv", "run", *command, "oldest", cwd=harness.ROOT)
-    assert [line for line in done.stdout.splitlines() if line.startswith("$ ")] == [
-        "$ uv sync",
-        "$ make check",
-        "$ make test",
+def test_the_steps_of_a_rendered_workflow_run_until_one_fails(
+    rendered: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pythons, commands = list_steps(rendered("texts"))
+    assert pythons == ["3.12", "3.14"]
+    assert commands[:3] == ["uv sync", "make check", "make test"]
+
+    workflow = tmp_path / WORKFLOW
+    workflow.parent.mkdir(parents=True)
+    steps = [
+        {"uses": "actions/checkout"},
+        *({"run": run} for run in ("echo $UV_PYTHON", "exit 3", "echo no")),
     ]
+    job = {"strategy": {"matrix": {"python": pythons}}, "steps": steps}
+    workflow.write_text(yaml.safe_dump({"jobs": {"test": job}}))
+    done = harness.run("python", "-m", "tests.steps", tmp_path, "newest", cwd=harness.ROOT, check=False)
+    assert (done.returncode, done.stdout) == (1, "$ echo $UV_PYTHON\n3.14\n$ exit 3\n")
+    assert done.stderr == "`exit 3` ended with 3 on Python 3.14\n"
 
 
 def test_the_notes_of_a_release_are_its_own() -> None:
