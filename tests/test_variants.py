@@ -12,6 +12,7 @@ import pytest
 from tests import harness
 
 JOBS = Path(__file__).with_name("jobs.py")
+MADE_UP_REQUESTS = "tests/test_security.py::test_the_api_is_as_its_description_says"
 
 
 def grouped(name: str, *more: str) -> Any:
@@ -58,9 +59,10 @@ def test_own_checks_pass(installed: Callable[[str], Path], name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_own_tests_pass(installed: Callable[[str], Path], name: str) -> None:
-    # One variant has all that is optional.
+    # One variant has all that is optional, and gets the thousands of made-up requests.
     extra = ("--extra", "plot") if name == "full" else ()
-    harness.run("uv", "run", *extra, "pytest", "--quiet", cwd=installed(name))
+    fewer = () if name == "full" else ("--deselect", MADE_UP_REQUESTS)
+    harness.run("uv", "run", *extra, "pytest", "--quiet", *fewer, cwd=installed(name))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
