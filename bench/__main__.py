@@ -61,11 +61,9 @@ class Bench:
     redis_url: str
     tasks: int
 
-    def run(self, *command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return harness.run(
-            *command, cwd=PROJECT, check=check, timeout=600, REDIS_URL=self.redis_url, PYTHONPATH=ROOT
-        )
+        return harness.run(*command, cwd=PROJECT, timeout=600, REDIS_URL=self.redis_url, PYTHONPATH=ROOT)
 
     def start(self, stack: ExitStack, log: Path, *command: str | Path, level: str = "INFO") -> psutil.Process:
         """Keep a process running until the stack is left. Its log is written as in production."""
@@ -229,11 +227,11 @@ def run_load_test(bench: Bench, tasks: int) -> list[Figure]:
     REPORT.unlink(missing_ok=True)
     with ExitStack() as stack:
         worker = bench.worker(stack, LOAD_TEST)
-
-        def is_ready() -> bool:
-            return not bench.run(BIN / "python", "-m", "arq", LOAD_TEST, "--check", check=False).returncode
-
-        harness.wait_until(is_ready, "the load_test worker is not ready")
+        check = (BIN / "python", "-m", "arq", LOAD_TEST)
+        harness.wait_until(
+            lambda: harness.has_reported(*check, project=PROJECT, redis_url=bench.redis_url),
+            "the load_test worker is not ready",
+        )
         options = f"--type io_simulation --tasks {tasks} --timeout 900 --json".split()
         command = bench.start(stack, REPORT, BIN / "my-app", "load-test", "run", *options)
         memory = {"worker": 0, "command": 0}

@@ -19,8 +19,7 @@ def empty_template(target: Path) -> Path:
     answers_file.parent.mkdir(parents=True)
     answers_file.write_text("{{ _copier_answers|to_nice_yaml -}}\n")
     (target / "copier.yml").write_text("_subdirectory: template\n")
-    harness.commit_all(target, "Publish")
-    harness.git("tag", "1.0.0", cwd=target)
+    harness.release(target, "1.0.0")
     return target
 
 
@@ -28,8 +27,7 @@ def next_release(template: Path) -> None:
     """Release the template again, with a change of one line."""
     makefile = template / "template/Makefile.jinja"
     makefile.write_text(makefile.read_text().replace("## run the tests", "## run every test"))
-    harness.commit_all(template, "Release again")
-    harness.git("tag", "1.1.0", cwd=template)
+    harness.release(template, "1.1.0")
 
 
 def seconds(*command: str | Path, cwd: Path) -> float:

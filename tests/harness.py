@@ -101,6 +101,12 @@ def commit_all(project: Path, message: str) -> None:
     git("commit", "--quiet", "--allow-empty", "--message", message, cwd=project)
 
 
+def release(template: Path, tag: str) -> None:
+    """Commit what a template's repository holds as a release."""
+    commit_all(template, f"Release {tag}")
+    git("tag", tag, cwd=template)
+
+
 def publish_template(target: Path) -> Path:
     """Copy the template as it is now, committed or not, into a repository of its own, tagged 1.0.0.
 
@@ -110,8 +116,7 @@ def publish_template(target: Path) -> Path:
     shutil.copy(ROOT / "copier.yml", target)
     for folder in ("extensions", "template"):
         shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    commit_all(target, "Publish")
-    git("tag", "1.0.0", cwd=target)
+    release(target, "1.0.0")
     return target
 
 
@@ -253,6 +258,12 @@ def running(
         for member in left:
             member.kill()
         process.wait()
+
+
+def has_reported(*worker: str | Path, project: Path, redis_url: str) -> bool:
+    """Say whether the command of a worker, with `--check`, finds its report."""
+    check = run(*worker, "--check", cwd=project, check=False, REDIS_URL=redis_url)
+    return check.returncode == 0
 
 
 def processes_in(directory: Path) -> list[str]:

@@ -219,10 +219,8 @@ def test_the_terminal_output_is_real(project: Path, redis_url: str, tmp_path: Pa
     command, *shown = block.replace("my-app", "full-stack").splitlines()
     worker = ("uv", "run", "python", "-m", "arq", "app.components.worker.queues.load_test.WorkerSettings")
     with harness.running(*worker, cwd=project, log=tmp_path / "log", REDIS_URL=redis_url):
-        check = (*worker, "--check")
         harness.wait_until(
-            lambda: harness.run(*check, cwd=project, check=False, REDIS_URL=redis_url).returncode == 0,
-            "no worker runs",
+            lambda: harness.has_reported(*worker, project=project, redis_url=redis_url), "no worker runs"
         )
         done = harness.run(*command.removeprefix("$ ").split(), cwd=project, REDIS_URL=redis_url)
         (others,) = code_blocks(section(project, "Load tests"), "bash")

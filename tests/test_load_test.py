@@ -87,7 +87,4 @@ def test_an_interrupt_leaves_the_run_alone(project: Path, redis_url: str, tmp_pa
 
 
 def _is_live(project: Path, redis_url: str) -> bool:
-    check = harness.run(
-        project / ".venv/bin/python", *WORKER, "--check", cwd=project, check=False, REDIS_URL=redis_url
-    )
-    return check.returncode == 0
+    return harness.has_reported(project / ".venv/bin/python", *WORKER, project=project, redis_url=redis_url)

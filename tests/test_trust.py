@@ -26,8 +26,7 @@ def released(template: Path, tmp_path: Path) -> Path:
     makefile = released / "template" / CHANGED
     makefile.write_text(makefile.read_text().replace("## run the tests", "## run every test"))
     (released / "template" / ADDED).write_text("News.\n")
-    harness.commit_all(released, "Release again")
-    harness.git("tag", "1.1.0", cwd=released)
+    harness.release(released, "1.1.0")
     return released
 
 

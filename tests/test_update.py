@@ -49,8 +49,7 @@ def release(template: Path, target: Path, change: Callable[[Path], None]) -> Pat
     """Copy the template and change it in a second release."""
     shutil.copytree(template, target)
     change(target)
-    harness.commit_all(target, "Release again")
-    harness.git("tag", "1.1.0", cwd=target)
+    harness.release(target, "1.1.0")
     return target
 
 
@@ -202,8 +201,7 @@ def history(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
     for name in ("copier.yml", "extensions", "template"):
         harness.run("rm", "-r", name, cwd=history)
         harness.run("cp", "-r", template / name, history, cwd=history)
-    harness.commit_all(history, "Release what is in the working tree")
-    harness.git("tag", "v99.99.99", cwd=history)
+    harness.release(history, "v99.99.99")
     return history
 
 
@@ -241,8 +239,7 @@ def test_every_file_that_is_gone_has_a_note(history: Path, tmp_path: Path, versi
 def test_a_renamed_file_is_seen(history: Path, tmp_path: Path) -> None:
     changed = shutil.copytree(history, tmp_path / "template")
     (changed / "template/app/cli/serve.py").rename(changed / "template/app/cli/server.py")
-    harness.commit_all(changed, "Rename")
-    harness.git("tag", "v99.99.100", cwd=changed)
+    harness.release(changed, "v99.99.100")
     oldest = releases.list_releases()[-1]
     assert unexplained(changed, oldest, tmp_path) >= {"app/cli/serve.py"}
 
