@@ -1,1 +1,0 @@
-"""The queues, one module each with the `WorkerSettings` that the arq command runs."""

@@ -1,0 +1,43 @@
+"""The project's own keys in Redis, beside those of arq."""
+
+import socket
+
+from app import NAME
+
+# The hash of the dead letters: the failed result of each, by the id of its job.
+LETTERS = f"{NAME}:dead-letters"
+# The ids of the dead letters, by the time of the failure.
+LETTERS_BY_TIME = f"{LETTERS}:by-time"
+# The ids of the load tests, by the time of their start. `load_test` names the hash of each.
+LOAD_TESTS = f"{NAME}:load-tests"
+
+# Ids of jobs that are sent in bulk begin with this. They leave no dead letters, since their sender
+# counts what has failed, and they would push out those that a person has to look at.
+BULK_PREFIX = "bulk:"
+
+# How often a worker reports to its sentinel key, in seconds. With arq's default of an hour a killed
+# worker would look healthy for that long.
+HEALTH_CHECK_INTERVAL = 15
+
+
+def sentinel(queue_name: str) -> str:
+    """Return the key under which the workers of this host report to `arq --check`.
+
+    arq shares one key among all replicas of a queue, and one that stops deletes it for all.
+    """
+    return f"{queue_name}:health-check:{socket.gethostname()}"
+
+
+def workers(queue_name: str) -> str:
+    """Return the key of the sorted set that holds the queue's sentinel keys by their start time."""
+    return f"{NAME}:workers:{queue_name}"
+
+
+def load_test(run_id: str) -> str:
+    """Return the key of the hash that holds a load test."""
+    return f"{LOAD_TESTS}:{run_id}"
+
+
+def rate(client: str, minute: int) -> str:
+    """Return the key of the counter of what a client has sent in a minute of the epoch."""
+    return f"{NAME}:rate:{client}:{minute}"

@@ -1,0 +1,28 @@
+"""The Lua scripts: one file each in `lua/`, whose header names its keys and arguments.
+
+A script runs whole before Redis looks at another command, so no WATCH is needed.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from arq.connections import ArqRedis
+
+DIRECTORY = Path(__file__).with_name("lua")
+
+
+async def run_script(
+    redis: ArqRedis, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()
+) -> Any:
+    """Run a script by its name without `.lua`.
+
+    Redis keeps scripts by their hash: redis-py sends the text only to a server that lacks it.
+    """
+    return await redis.register_script(_read(name))(keys, arguments)
+
+
+@cache
+def _read(name: str) -> str:
+    return (DIRECTORY / f"{name}.lua").read_text()

@@ -1,0 +1,267 @@
+"""Dead letters: every way to fail is kept, and each letter becomes a job once."""
+
+import asyncio
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from arq import Retry, func
+from arq.connections import ArqRedis
+from arq.constants import job_key_prefix, result_key_prefix
+from pydantic import SecretStr
+
+from app.components.worker import queues
+from app.components.worker.hooks import read_job, shutdown, startup, write_result
+from app.components.worker.tasks.dead_letters import sweep_dead_letters
+from app.core import keys
+from app.core.config import WORKER_QUEUES, settings
+from app.core.serializer import serialize
+from app.services import dead_letters
+from app.services.dead_letters import (
+    Selection,
+    list_letters,
+    load_letter,
+    purge,
+    record,
+    requeue,
+    sweep,
+)
+from app.services.jobs import Job, find
+from tests.command import run_command, start_command
+from tests.test_serializer import Bomb
+from tests.workers import run_burst
+
+QUEUE = "arq:queue:test"
+ALL = Selection()
+
+
+async def fail_once(ctx: dict[str, Any], name: str, password: SecretStr | None = None) -> None:
+    """Fail, and count each later run."""
+    if await ctx["redis"].set(f"failed:{ctx['job_id']}", "1", nx=True):
+        raise KeyError(name)
+    await ctx["redis"].incr(f"ran:{ctx['job_id']}")
+
+
+async def sleep(ctx: dict[str, Any]) -> None:
+    await asyncio.sleep(60)
+
+
+async def try_for_ever(ctx: dict[str, Any]) -> None:
+    raise Retry
+
+
+async def return_a_class(ctx: dict[str, Any]) -> object:
+    return ArqRedis
+
+
+class WorkerSettings:
+    functions: ClassVar[Any] = [
+        fail_once,
+        func(sleep, timeout=0.01),
+        func(try_for_ever, max_tries=2),
+        return_a_class,
+    ]
+    queue_name = QUEUE
+    redis_settings = settings.redis_settings
+    job_serializer = write_result
+    job_deserializer = read_job
+    on_startup = startup
+    on_shutdown = shutdown
+
+
+class KilledTooEarly:
+    """A worker that writes results and no letters."""
+
+    functions: ClassVar[Any] = WorkerSettings.functions
+    queue_name = QUEUE
+    redis_settings = settings.redis_settings
+    job_serializer = write_result
+    job_deserializer = read_job
+
+
+async def send(redis: ArqRedis, task: str, job_id: str, *args: Any, **kwargs: Any) -> None:
+    assert await redis.enqueue_job(task, *args, _job_id=job_id, _queue_name=QUEUE, **kwargs)
+
+
+async def letters(redis: ArqRedis) -> list[Job]:
+    return await list_letters(redis, ALL, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("task", "error"),
+    [
+        ("fail_once", "KeyError: 'Ada'"),
+        ("sleep", "TimeoutError"),
+        ("try_for_ever", "JobExecutionFailed: max 2 retries exceeded"),
+        ("missing", "JobExecutionFailed: function 'missing' not found"),
+        ("return_a_class", "unable to serialize result"),
+    ],
+)
+@pytest.mark.parametrize("worker", [WorkerSettings, KilledTooEarly])
+async def test_what_has_failed_is_kept(
+    redis: ArqRedis, worker: type[Any], task: str, error: str
+) -> None:
+    await send(redis, task, "job", *(["Ada"] if task == "fail_once" else []))
+    await run_burst(worker)
+    assert await sweep(redis) == (worker is KilledTooEarly)
+    (letter,) = await letters(redis)
+    assert (letter.id, letter.queue, letter.task, letter.error) == ("job", "test", task, error)
+    assert letter.args == (["Ada"] if task == "fail_once" else [])
+    assert letter.tries == (3 if task == "try_for_ever" else 1)
+    assert letter.enqueued
+    assert letter.started
+    assert letter.finished
+    assert letter.enqueued <= letter.started <= letter.finished
+    assert ("in fail_once" in str(letter.traceback)) == (task == "fail_once")
+    assert await sweep(redis) == 0
+
+
+@pytest.mark.parametrize("worker", [WorkerSettings, KilledTooEarly])
+async def test_what_cannot_be_read_is_kept(
+    redis: ArqRedis, worker: type[Any], tmp_path: Path
+) -> None:
+    await redis.set(job_key_prefix + "bomb", pickle.dumps(Bomb(tmp_path / "planted")))
+    await redis.zadd(QUEUE, {"bomb": 1, "expired": 1})
+    await run_burst(worker)
+    await redis.set(result_key_prefix + "planted", pickle.dumps(Bomb(tmp_path / "planted")))
+    await redis.set(result_key_prefix + "half", serialize({"f": "fail_once", "a": [], "k": {}}))
+    await sweep(redis)
+    errors = {letter.id: str(letter.error) for letter in await letters(redis)}
+    assert errors.keys() == {"bomb", "expired", "half", "planted"}
+    assert errors["bomb"].startswith("DeserializationError")
+    assert errors["expired"] == "JobExecutionFailed: job expired"
+    assert errors["planted"].startswith("undecodable")
+    assert list(tmp_path.iterdir()) == []
+    answer = await requeue(redis, ALL)
+    assert (answer.requeued, answer.refused.keys()) == (0, errors.keys())
+
+
+async def test_a_job_that_succeeds_or_is_aborted_leaves_none(redis: ArqRedis) -> None:
+    await redis.set("failed:job", "1")
+    await send(redis, "fail_once", "job", "", password=SecretStr("s"))
+    await run_burst(WorkerSettings)
+    aborted = {"t": 1, "f": "sleep", "a": [], "k": {"s": False}, "et": 1, "s": False}
+    aborted |= {"r": asyncio.CancelledError(), "st": 1, "ft": 1, "q": QUEUE, "id": "aborted"}
+    await redis.set(result_key_prefix + "aborted", write_result(aborted))
+    assert await sweep(redis) == 0
+    assert await letters(redis) == []
+
+
+async def test_a_requeued_job_has_its_arguments(redis: ArqRedis) -> None:
+    await send(redis, "fail_once", "job", "Ada", password=SecretStr("hidden"))
+    await run_burst(WorkerSettings)
+    letter = await load_letter(redis, "job")
+    assert letter.kwargs == {"password": "**********"}
+    assert await requeue(redis, Selection(ids=["job", "other"])) == dead_letters.Requeued(
+        requeued=1, refused={"other": "there is no such letter"}
+    )
+    assert await redis.zrange(QUEUE, 0, -1) == [b"job"]
+    assert await letters(redis) == []
+    await run_burst(WorkerSettings)
+    assert await redis.get("ran:job") == b"1"
+    assert (await find(redis, "job")).state == "succeeded"
+
+
+async def test_a_taken_id_is_not_requeued(redis: ArqRedis) -> None:
+    await send(redis, "fail_once", "job", "Ada")
+    await run_burst(WorkerSettings)
+    await redis.delete(result_key_prefix + "job")
+    await send(redis, "fail_once", "job", "Grace")
+    assert (await requeue(redis, ALL)).refused == {"job": "a job of this id is in its queue"}
+    assert len(await letters(redis)) == 1
+
+
+async def test_a_late_letter_does_not_bring_back_a_requeued_job(redis: ArqRedis) -> None:
+    await send(redis, "fail_once", "job", "Ada")
+    await run_burst(WorkerSettings)
+    raw = await redis.get(result_key_prefix + "job")
+    assert raw
+    assert await record(redis, "job", raw)
+    assert (await requeue(redis, ALL)).requeued == 1
+    assert not await record(redis, "job", raw)
+
+
+async def test_the_oldest_letters_go(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_letters, "LETTERS_KEPT", 3)
+    for name in "abcde":
+        await send(redis, "fail_once", name, name)
+        await run_burst(WorkerSettings)
+    assert [letter.id for letter in await letters(redis)] == ["e", "d", "c"]
+    assert await sweep(redis) == 0
+    monkeypatch.setattr(dead_letters, "LIFETIME", 0)
+    await send(redis, "fail_once", "f", "f")
+    await run_burst(WorkerSettings)
+    assert await redis.hkeys(keys.LETTERS) == []  # type: ignore[misc]
+
+
+async def test_purged_letters_stay_away(redis: ArqRedis) -> None:
+    for task in ("fail_once", "missing"):
+        await send(redis, task, task, "")
+    await run_burst(WorkerSettings)
+    assert await purge(redis, Selection(older_than_seconds=60)) == 0
+    assert await purge(redis, Selection(queue="other")) == 0
+    assert await purge(redis, Selection(task="missing")) == 1
+    assert await sweep(redis) == 0
+    assert [letter.id for letter in await letters(redis)] == ["fail_once"]
+
+
+async def test_a_thousand_letters_requeued_by_two_run_once(redis: ArqRedis) -> None:
+    for number in range(1000):
+        await send(redis, "fail_once", str(number), "")
+    await run_burst(WorkerSettings)
+    assert len(await letters(redis)) == 1000
+    # One more is killed while it works.
+    killed = await start_command("dead-letters", "requeue")
+    async with asyncio.timeout(20):
+        while await redis.zcard(keys.LETTERS_BY_TIME) == 1000:
+            await asyncio.sleep(0)
+    killed.kill()
+    await killed.communicate()
+    done = 1000 - await redis.zcard(keys.LETTERS_BY_TIME)
+    answers = await asyncio.gather(*(run_command("dead-letters", "requeue") for _ in range(2)))
+    assert sum(int(output.split()[0]) for _, output, _ in answers) == 1000 - done
+    assert await letters(redis) == []
+    worker = await run_burst(WorkerSettings)
+    assert (worker.jobs_complete, worker.jobs_failed) == (1000, 0)
+    runs = await redis.mget([f"ran:{number}" for number in range(1000)])
+    assert Counter(runs) == {b"1": 1000}
+
+
+async def test_the_command(redis: ArqRedis) -> None:
+    for job_id in ("one", "two"):
+        await send(redis, "fail_once", job_id, "Ada")
+    await run_burst(WorkerSettings)
+    code, output, _ = await run_command("dead-letters", "list", "--queue", "test")
+    assert (code, output.count("test  fail_once  KeyError: 'Ada'")) == (0, 2)
+    code, output, _ = await run_command("dead-letters", "list", "--older-than", "1h", "--json")
+    assert (code, json.loads(output)) == (0, [])
+    code, output, _ = await run_command("dead-letters", "show", "one")
+    assert code == 0
+    assert "in fail_once" in output
+    code, _, errors = await run_command("dead-letters", "show", "three")
+    assert (code, errors) == (1, "there is no dead letter 'three'\n")
+    assert (await run_command("dead-letters", "list", "--older-than", "soon"))[0] == 2
+
+    code, output, _ = await run_command("dead-letters", "requeue", "one", "--json")
+    assert (code, json.loads(output)) == (0, {"requeued": 1, "refused": {}})
+    code, _, errors = await run_command("dead-letters", "requeue", "one")
+    assert (code, errors) == (1, "one: there is no such letter\n")
+    code, _, errors = await run_command("dead-letters", "purge")
+    assert code == 1
+    assert "Delete 1 dead letters for good?" in errors
+    answer = await run_command("dead-letters", "purge", "--yes", "--json")
+    assert answer == (0, '{"purged": 1}\n', "")
+
+
+async def test_one_queue_sweeps_by_the_clock(redis: ArqRedis) -> None:
+    sweeping = [
+        name
+        for name in WORKER_QUEUES
+        for job in __import__(f"{queues.__name__}.{name}", fromlist="_").WorkerSettings.cron_jobs
+        if job.coroutine is sweep_dead_letters
+    ]
+    assert sweeping == [next(iter(WORKER_QUEUES))]
+    assert await sweep_dead_letters({"redis": redis}) == 0

