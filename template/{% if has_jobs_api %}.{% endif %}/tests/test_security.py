@@ -23,8 +23,8 @@ from app.components.backend.main import app, create_app
 from app.components.backend.middleware import HEADERS, MAX_BODY_BYTES
 from app.core.config import WORKER_QUEUES, load_settings, settings
 from app.core.log import configure_logging
-from tests.command import run_command
 from tests.conftest import API_KEY, Api
+from tests.support import run_command
 
 QUEUE = next(iter(WORKER_QUEUES))
 # Every route and who may call it: everybody, or whoever has the key. Pages are for development.

@@ -18,7 +18,7 @@ from app.components.worker.tasks.load_test import (
     memory_operations_task,
 )
 from app.core.serializer import TaskError
-from tests.workers import run_burst
+from tests.support import run_burst
 
 
 async def test_computing_gives_the_digest(ctx: dict[str, Any]) -> None:

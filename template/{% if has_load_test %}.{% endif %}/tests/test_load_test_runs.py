@@ -33,8 +33,7 @@ from app.services.load_test import (
     watch,
 )
 from app.services.load_test_report import Report
-from tests.command import run_command
-from tests.workers import run_burst, running
+from tests.support import run_burst, run_command, running
 
 QUEUE = WorkerSettings.queue_name
 

@@ -19,7 +19,7 @@ from app.components.worker.tasks.media import (
     make_thumbnail,
 )
 from app.core.config import settings
-from tests.workers import run_burst
+from tests.support import run_burst
 
 
 @pytest.fixture

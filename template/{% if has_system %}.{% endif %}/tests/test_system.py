@@ -16,7 +16,7 @@ from app.components.worker.retries import MAX_TRIES
 from app.components.worker.tasks.system import cleanup_temp_files, system_health_check
 from app.core.config import settings
 from app.core.redis import create_client, redis_settings
-from tests.workers import run_burst
+from tests.support import run_burst
 
 
 @pytest.fixture

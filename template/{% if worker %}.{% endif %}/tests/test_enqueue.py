@@ -1,19 +1,15 @@
 """Sending jobs: what arrives, and what is refused before it reaches Redis."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
 from arq.jobs import JobStatus
-from arq.typing import WorkerCoroutine
-from arq.worker import Function, func
+from arq.worker import func
 
 from app.components.worker.enqueue import enqueue, enqueue_with
-from app.core.config import settings
-from app.core.serializer import deserialize, serialize
-from tests.workers import run_burst
+from tests.support import queue_of, run_burst
 
 NAIVE = datetime(2026, 1, 2)  # noqa: DTZ001 - without a time zone on purpose
 
@@ -30,12 +26,7 @@ async def elsewhere(ctx: dict[str, Any]) -> None:
     raise NotImplementedError
 
 
-class WorkerSettings:
-    functions: ClassVar[Sequence[WorkerCoroutine | Function]] = [add, func(echo, name="repeat")]
-    queue_name = "arq:queue:test"
-    redis_settings = settings.redis_settings
-    job_serializer = serialize
-    job_deserializer = deserialize
+WorkerSettings = queue_of(add, func(echo, name="repeat"))
 
 
 async def test_a_job_runs_with_its_arguments(redis: ArqRedis) -> None:

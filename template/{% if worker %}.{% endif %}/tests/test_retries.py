@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from arq import Retry
 from arq.connections import ArqRedis
+from arq.constants import default_queue_name
 
 from app.components.worker.retries import MAX_TRIES, try_again
-from app.core.config import settings
-from app.core.serializer import TaskError, deserialize, serialize
-from tests.workers import run_burst
+from app.core.serializer import TaskError
+from tests.support import queue_of, run_burst
 
 ERROR = ConnectionError("gone")
 
@@ -20,12 +20,7 @@ async def flaky(ctx: dict[str, Any], faults: int) -> int:
     return int(ctx["job_try"])
 
 
-class WorkerSettings:
-    functions = (flaky,)
-    redis_settings = settings.redis_settings
-    job_serializer = serialize
-    job_deserializer = deserialize
-    max_tries = MAX_TRIES
+WorkerSettings = queue_of(flaky, queue_name=default_queue_name)
 
 
 def wait_of(job_try: int, **limits: float) -> float:

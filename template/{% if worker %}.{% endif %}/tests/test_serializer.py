@@ -10,9 +10,8 @@ from arq.connections import ArqRedis
 from arq.constants import default_queue_name, job_key_prefix
 from arq.jobs import Job
 
-from app.core.config import settings
 from app.core.serializer import TaskError, deserialize, serialize
-from tests.workers import run_burst
+from tests.support import queue_of, run_burst
 
 
 class Bomb:
@@ -29,11 +28,7 @@ async def fail(ctx: dict[str, Any]) -> None:
     raise KeyError("lost")
 
 
-class WorkerSettings:
-    functions = (fail,)
-    redis_settings = settings.redis_settings
-    job_serializer = serialize
-    job_deserializer = deserialize
+WorkerSettings = queue_of(fail, queue_name=default_queue_name)
 
 
 def test_an_exception_comes_back_as_data() -> None:

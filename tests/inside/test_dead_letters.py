@@ -5,7 +5,7 @@ import json
 import pickle
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from arq import Retry, func
@@ -14,10 +14,10 @@ from arq.constants import job_key_prefix, result_key_prefix
 from pydantic import SecretStr
 
 from app.components.worker import queues
-from app.components.worker.hooks import read_job, shutdown, startup, write_result
+from app.components.worker.hooks import write_result
 from app.components.worker.tasks.dead_letters import sweep_dead_letters
 from app.core import keys
-from app.core.config import WORKER_QUEUES, settings
+from app.core.config import WORKER_QUEUES
 from app.core.serializer import serialize
 from app.services import dead_letters
 from app.services.dead_letters import (
@@ -30,11 +30,9 @@ from app.services.dead_letters import (
     sweep,
 )
 from app.services.jobs import Job, find
-from tests.command import run_command, start_command
+from tests.support import QUEUE, queue_of, run_burst, run_command, start_command
 from tests.test_serializer import Bomb
-from tests.workers import run_burst
 
-QUEUE = "arq:queue:test"
 ALL = Selection()
 
 
@@ -57,29 +55,15 @@ async def return_a_class(ctx: dict[str, Any]) -> object:
     return ArqRedis
 
 
-class WorkerSettings:
-    functions: ClassVar[Any] = [
-        fail_once,
-        func(sleep, timeout=0.01),
-        func(try_for_ever, max_tries=2),
-        return_a_class,
-    ]
-    queue_name = QUEUE
-    redis_settings = settings.redis_settings
-    job_serializer = write_result
-    job_deserializer = read_job
-    on_startup = startup
-    on_shutdown = shutdown
-
-
-class KilledTooEarly:
-    """A worker that writes results and no letters."""
-
-    functions: ClassVar[Any] = WorkerSettings.functions
-    queue_name = QUEUE
-    redis_settings = settings.redis_settings
-    job_serializer = write_result
-    job_deserializer = read_job
+TASKS = (
+    fail_once,
+    func(sleep, timeout=0.01),
+    func(try_for_ever, max_tries=2),
+    return_a_class,
+)
+WorkerSettings = queue_of(*TASKS)
+# It writes results and no letters.
+KilledTooEarly = queue_of(*TASKS, on_startup=None, on_shutdown=None, on_job_start=None)
 
 
 async def send(redis: ArqRedis, task: str, job_id: str, *args: Any, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from arq import Retry, func
@@ -22,14 +22,11 @@ from arq.constants import (
 from httpx2 import Response
 from pydantic import SecretStr
 
-from app.components.worker.hooks import read_job, shutdown, startup, write_result
 from app.core.config import WORKER_QUEUES, WorkerQueue, settings
 from app.core.serializer import serialize
 from app.services.jobs import MAX_SHOWN_BYTES
 from tests.conftest import Api
-from tests.workers import run_burst, running
-
-QUEUE = "arq:queue:test"
+from tests.support import QUEUE, queue_of, run_burst, running
 
 
 async def work(ctx: dict[str, Any], outcome: str, when: datetime | None = None) -> object:
@@ -55,27 +52,9 @@ async def log_in(ctx: dict[str, Any], password: SecretStr, **more: Any) -> str:
     return password.get_secret_value()[::-1]
 
 
-class WorkerSettings:
-    functions: ClassVar[Any] = [work, log_in, func(sleep, timeout=0.01), try_for_ever]
-    queue_name = QUEUE
-    max_tries = 2
-    poll_delay = 0.01
-    redis_settings = settings.redis_settings
-    job_serializer = write_result
-    job_deserializer = read_job
-    allow_abort_jobs = True
-    on_startup = startup
-    on_shutdown = shutdown
-
-
-class OlderRelease:
-    """The worker before `work` was written."""
-
-    functions: ClassVar[Any] = [sleep]
-    queue_name = QUEUE
-    redis_settings = settings.redis_settings
-    job_serializer = write_result
-    job_deserializer = read_job
+WorkerSettings = queue_of(work, log_in, func(sleep, timeout=0.01), try_for_ever, max_tries=2)
+# Before `work` was written.
+OlderRelease = queue_of(sleep)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +85,7 @@ async def wait_for(api: Api, job_id: str, state: str, tries: int = 0) -> Any:
 async def worker_process() -> AsyncIterator[asyncio.subprocess.Process]:
     """The arq command in its own process."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "arq", "tests.test_jobs.WorkerSettings"),
+        *(sys.executable, "-m", "arq", "tests.inside.test_jobs.WorkerSettings"),
         stderr=asyncio.subprocess.DEVNULL,
         env={**os.environ, "REDIS_URL": settings.REDIS_URL},
     )
