@@ -1,60 +1,25 @@
 """The connection to Redis or Valkey."""
 
-from urllib.parse import parse_qsl, unquote, urlsplit
-
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from app.core.redis_url import parse_url
 from app.core.serializer import deserialize, serialize
 
-URL_FORMS = "redis://user:password@host:6379/0, rediss://… for TLS, or unix:///path.sock?db=0"
-TLS_OPTIONS = {"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 
-
-def redis_settings(url: str) -> RedisSettings:
+def redis_settings(url: str, password: str | None = None) -> RedisSettings:
     """Return what arq needs to connect to `url`, and to try again when the connection breaks.
 
-    arq's own `RedisSettings.from_dsn` keeps percent-encoded passwords encoded, drops the TLS
-    options and does not compare the host name with the server's certificate.
-
-    Args:
-        url: `redis://`, `rediss://` or `unix://`, with user, password and database as redis-py
-            takes them; a `rediss` URL can have redis-py's `ssl_*` file options in its query.
-
     Raises:
-        ValueError: The URL has none of these forms. The message does not repeat the URL, which
-            may hold a password.
+        ValueError: `parse_url` refuses the URL.
     """
-    try:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-        path_database = "" if parts.scheme == "unix" else parts.path.lstrip("/")
-        settings = RedisSettings(
-            host=parts.hostname or "localhost",
-            port=parts.port or 6379,
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.password else None,
-            database=int(options.pop("db", path_database) or 0),
-            retry_on_timeout=True,
-            retry_on_error=[RedisConnectionError],
-        )
-    except ValueError:
-        raise ValueError(f"not a URL of the form {URL_FORMS}") from None
-
-    if parts.scheme == "unix" and parts.path:
-        settings.unix_socket_path = unquote(parts.path)
-    elif parts.scheme == "rediss" and parts.hostname:
-        settings.ssl = True
-        settings.ssl_check_hostname = options.get("ssl_cert_reqs", "required") == "required"
-        for name in TLS_OPTIONS & options.keys():
-            setattr(settings, name, options.pop(name))
-    elif parts.scheme != "redis" or not parts.hostname:
-        raise ValueError(f"not a URL of the form {URL_FORMS}")
-    if options:
-        raise ValueError(f"unknown option {', '.join(sorted(options))!r} in the URL")
-    return settings
+    return RedisSettings(
+        **vars(parse_url(url, password)),
+        retry_on_timeout=True,
+        retry_on_error=[RedisConnectionError],
+    )
 
 
 def describe_server(settings: RedisSettings) -> str:

@@ -1,0 +1,153 @@
+"""A cheap `arq --check`: has this host's worker of a queue reported lately?
+
+    python -m app.check [--live] QUEUE
+
+It reads the key that `arq --check` reads, and exits with 0 or 1 as that does. A container's probe
+runs it several times a minute, so it imports neither the tasks nor a Redis client, which cost ten
+times as much processor time as the rest.
+
+`--live` also exits with 0 while Redis cannot be reached. It is for engines that restart what fails:
+workers wait for Redis themselves, and a restart would not bring it back.
+"""
+
+import os
+import socket
+import sys
+from io import BufferedReader
+
+from app.core import keys
+from app.core.redis_url import Server, parse_url
+from app.core.secret_files import read_secret_file
+
+# For a connection, and for each reply.
+TIMEOUT_SECONDS = 3
+
+
+def main(arguments: list[str]) -> int:
+    """Write one line, and return the exit status."""
+    is_live = arguments[:1] == ["--live"]
+    if len(arguments) != 1 + is_live or arguments[-1].startswith("-"):
+        sys.stderr.write("usage: python -m app.check [--live] QUEUE\n")
+        return 2
+    name = arguments[-1]
+    # A queue of another naming is given by its whole `queue_name`.
+    queue_name = name if ":" in name else f"arq:queue:{name}"
+    try:
+        report = read_report(keys.sentinel(queue_name))
+    except OSError as error:
+        sys.stderr.write(f"Redis does not answer ({error}): start it, or correct REDIS_URL.\n")
+        return 0 if is_live else 1
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if report is None:
+        sys.stderr.write(f"{name}: no worker on this host has reported lately.\n")
+        return 1
+    sys.stdout.write(f"{name}: {report}\n")
+    return 0
+
+
+def read_report(key: str) -> object:
+    """Return what a worker wrote to its sentinel key, or None once that has expired.
+
+    Raises:
+        OSError: The server cannot be reached.
+        ValueError: The settings are wrong, or the server refuses the login.
+    """
+    server = find_server()
+    if isinstance(server.host, list):
+        server.host, server.port = find_master(server.host, server.sentinel_master)
+    with connect(server) as connection:
+        if server.password:
+            login = [server.username] if server.username else []
+            ask(connection, "AUTH", *login, server.password)
+        if server.database:
+            ask(connection, "SELECT", str(server.database))
+        return ask(connection, "GET", key)
+
+
+def find_server() -> Server:
+    """Return the server of the settings.
+
+    Raises:
+        ValueError: REDIS_URL is wrong, or a file of a secret cannot be read.
+    """
+    url = read_secret_file("REDIS_URL") or os.environ.get("REDIS_URL")
+    if not url:
+        # It is in `.env` or the default: a developer's machine, where this may take its time.
+        from app.core.config import settings
+
+        url = settings.REDIS_URL
+    return parse_url(url, read_secret_file("REDIS_PASSWORD"))
+
+
+def find_master(sentinels: list[tuple[str, int]], name: str) -> tuple[str, int]:
+    """Ask one Sentinel after the other for the address of a master.
+
+    Raises:
+        OSError: None of them knows it.
+    """
+    for address in sentinels:
+        try:
+            with socket.create_connection(address, TIMEOUT_SECONDS) as connection:
+                match ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name):
+                    case [str(host), str(port)]:
+                        return host, int(port)
+        except OSError:
+            continue
+    raise OSError(f"no Sentinel knows the master {name!r}")
+
+
+def connect(server: Server) -> socket.socket:
+    """Return a connection, with TLS if the URL asks for it."""
+    if server.unix_socket_path:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(TIMEOUT_SECONDS)
+        connection.connect(server.unix_socket_path)
+        return connection
+    host = str(server.host)
+    connection = socket.create_connection((host, server.port), TIMEOUT_SECONDS)
+    if not server.ssl:
+        return connection
+    # Only TLS pays for this import.
+    import ssl
+
+    context = ssl.create_default_context(cafile=server.ssl_ca_certs)
+    context.check_hostname = server.ssl_check_hostname
+    context.verify_mode = ssl.VerifyMode[f"CERT_{server.ssl_cert_reqs.upper()}"]
+    if server.ssl_certfile:
+        context.load_cert_chain(server.ssl_certfile, server.ssl_keyfile)
+    return context.wrap_socket(connection, server_hostname=host)
+
+
+def ask(connection: socket.socket, *words: str) -> object:
+    """Send a command, and return its reply; `read_reply` names the errors."""
+    parts = [word.encode() for word in words]
+    command = b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+    connection.sendall(b"*%d\r\n%s" % (len(parts), command))
+    with connection.makefile("rb") as replies:
+        return read_reply(replies)
+
+
+def read_reply(replies: BufferedReader) -> object:
+    """Read a string, a list of them, or None.
+
+    Raises:
+        OSError: The connection broke, or no reply came in time.
+        ValueError: The reply is an error.
+    """
+    line = replies.readline().decode()
+    if not line.endswith("\r\n"):
+        raise ConnectionError("it has closed the connection")
+    kind, text = line[0], line[1:-2]
+    if kind == "-":
+        raise ValueError(f"Redis refuses: {text}. Correct REDIS_URL.")
+    if kind == "*":
+        return [read_reply(replies) for _ in range(int(text))]
+    if kind == "$":
+        return replies.read(int(text) + 2)[:-2].decode() if int(text) >= 0 else None
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

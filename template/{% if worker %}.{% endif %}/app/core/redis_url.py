@@ -1,0 +1,93 @@
+"""What `REDIS_URL` says. This module imports little, since `app.check` has to start fast."""
+
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+URL_FORMS = (
+    "redis://user:password@host:6379/0, rediss://… for TLS, unix:///path.sock?db=0, "
+    "or redis+sentinel://host1:26379,host2:26379/master/0"
+)
+TLS_OPTIONS = {"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+
+
+class Server:
+    """The fields of arq's `RedisSettings` that a URL sets: `RedisSettings(**vars(server))`."""
+
+    def __init__(self) -> None:
+        """Begin with arq's defaults."""
+        # With Sentinel the addresses of the sentinels, each with its port.
+        self.host: str | list[tuple[str, int]] = "localhost"
+        self.port = 6379
+        self.unix_socket_path: str | None = None
+        self.username: str | None = None
+        self.password: str | None = None
+        self.database = 0
+        self.ssl = False
+        self.ssl_check_hostname = False
+        self.ssl_cert_reqs = "required"
+        self.ssl_ca_certs: str | None = None
+        self.ssl_certfile: str | None = None
+        self.ssl_keyfile: str | None = None
+        self.sentinel = False
+        self.sentinel_master = ""
+
+
+def parse_url(url: str, password: str | None = None) -> Server:
+    """Return where a URL points.
+
+    arq's own `RedisSettings.from_dsn` keeps percent-encoded passwords encoded, drops the TLS
+    options and does not compare the host name with the server's certificate.
+
+    Args:
+        url: One of `URL_FORMS`, with user, password and database as redis-py takes them. With TLS
+            (`rediss://`, `rediss+sentinel://`) the query can have redis-py's `ssl_*` file options.
+        password: The password if the URL has none.
+
+    Raises:
+        ValueError: The URL has none of these forms. The message does not repeat the URL, which
+            may hold a password.
+    """
+    server = Server()
+    try:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        login, _, location = parts.netloc.rpartition("@")
+        user, _, url_password = map(unquote, login.partition(":"))
+        path = "" if parts.scheme == "unix" else parts.path.lstrip("/")
+        if parts.scheme.endswith("+sentinel"):
+            master, _, path = path.partition("/")
+            server.sentinel, server.sentinel_master = True, unquote(master)
+            server.host = [split_address(address, 26379) for address in location.split(",")]
+        elif parts.scheme != "unix":
+            server.host, server.port = split_address(location, 6379)
+        server.username = user or None
+        server.password = url_password or password
+        server.database = int(options.pop("db", path) or 0)
+    except ValueError:
+        raise ValueError(f"not a URL of the form {URL_FORMS}") from None
+
+    if parts.scheme == "unix" and parts.path:
+        server.unix_socket_path = unquote(parts.path)
+    elif parts.scheme not in ("redis", "rediss", "redis+sentinel", "rediss+sentinel") or (
+        server.sentinel and not server.sentinel_master
+    ):
+        raise ValueError(f"not a URL of the form {URL_FORMS}")
+    if parts.scheme.startswith("rediss"):
+        server.ssl = True
+        server.ssl_check_hostname = options.get("ssl_cert_reqs", "required") == "required"
+        for name in TLS_OPTIONS & options.keys():
+            setattr(server, name, options.pop(name))
+    if options:
+        raise ValueError(f"unknown option {', '.join(sorted(options))!r} in the URL")
+    return server
+
+
+def split_address(address: str, default_port: int) -> tuple[str, int]:
+    """Split `host:port` or `[IPv6 address]:port`.
+
+    Raises:
+        ValueError: There is no host, or the port is not a number.
+    """
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname:
+        raise ValueError("no host")
+    return parts.hostname, parts.port or default_port

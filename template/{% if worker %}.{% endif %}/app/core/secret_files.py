@@ -1,0 +1,21 @@
+"""Secrets from files, as Docker and Kubernetes mount them: `NAME_FILE` names the file of `NAME`."""
+
+import os
+
+
+def read_secret_file(name: str) -> str | None:
+    """Return what the file named by the variable `NAME_FILE` holds, or None where it is not set.
+
+    Raises:
+        ValueError: The file cannot be read, or the variable `name` is set too.
+    """
+    path = os.environ.get(f"{name}_FILE")
+    if not path:
+        return None
+    if name in os.environ:
+        raise ValueError(f"{name} and {name}_FILE are both set: unset one of them")
+    try:
+        with open(path) as file:  # noqa: PTH123 - pathlib takes longer to import than all the rest
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}_FILE: cannot read {path} ({error})") from None
