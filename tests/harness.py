@@ -30,6 +30,7 @@ _SETTINGS = (
     *("HOST", "PORT", "LOG_LEVEL", "LOG_FORMAT"),
     *("ENVIRONMENT", "DEBUG", "API_KEY", "JOBS_PER_MINUTE"),
     *("REDIS_URL", "REDIS_PASSWORD", "TEMP_DIR", "MEDIA_DIR"),
+    *("API_KEY_FILE", "REDIS_URL_FILE", "REDIS_PASSWORD_FILE"),
 )
 _LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PYTHON", *_SETTINGS)
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT} | {

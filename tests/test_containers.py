@@ -143,7 +143,10 @@ def test_a_container_can_do_little(full: Stack) -> None:
         assert full.inspect(service, "{{.HostConfig.CapDrop}}") == "[ALL]"
         assert "no-new-privileges:true" in full.inspect(service, "{{.HostConfig.SecurityOpt}}")
         assert int(full.inspect(service, "{{.HostConfig.Memory}}")) > 0
-    assert full.compose("exec", "-T", "worker-system", "cat", "/proc/1/cmdline").startswith("python\0-m\0arq")
+    for queue in harness.CATALOGUE.values():
+        processes = full.compose("exec", "-T", queue["service"], "ps", "aux").splitlines()
+        assert " 1 " in processes[1]
+        assert "python -m arq app.components.worker.queues." in processes[1]
 
 
 def test_every_variable_is_read_by_something(full: Stack) -> None:

@@ -97,7 +97,7 @@ def test_compose_runs_the_worker_and_lets_it_finish(name: str) -> None:
     service = _compose_services()[_service(name)]
     command = ["python", "-m", "arq", f"app.components.worker.queues.{name}.WorkerSettings"]
     assert service["command"] == command
-    assert service["healthcheck"]["test"] == ["CMD", *command, "--check"]
+    assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "app.check", name]
     grace = int(service["stop_grace_period"].removesuffix("s"))
     assert grace > WORKER_SETTINGS[name].job_completion_wait
 

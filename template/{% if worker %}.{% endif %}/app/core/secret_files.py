@@ -15,7 +15,8 @@ def read_secret_file(name: str) -> str | None:
     if name in os.environ:
         raise ValueError(f"{name} and {name}_FILE are both set: unset one of them")
     try:
-        with open(path) as file:  # noqa: PTH123 - pathlib takes longer to import than all the rest
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes longer to import than all the rest
             return file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name}_FILE: cannot read {path} ({error})") from None
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise ValueError(f"{name}_FILE: cannot read {path} ({reason})") from None
