@@ -12,7 +12,8 @@ from typing import Any
 from arq.worker import Worker, create_worker
 
 from app import NAME
-from app.components.worker.hooks import bind_job, read_job, shutdown, startup, write_result
+from app.components.worker.hooks import bind_log_context, shutdown, startup
+from app.components.worker.results import decode, encode
 from app.components.worker.retries import MAX_TRIES
 from app.core import keys
 from app.core.config import settings
@@ -31,12 +32,12 @@ def queue_of(*functions: Any, **options: Any) -> Any:
         "allow_abort_jobs": True,
         "poll_delay": 0.01,
         "redis_settings": settings.redis_settings,
-        "job_serializer": write_result,
-        "job_deserializer": read_job,
+        "job_serializer": encode,
+        "job_deserializer": decode,
         "health_check_key": keys.sentinel(QUEUE),
         "on_startup": startup,
         "on_shutdown": shutdown,
-        "on_job_start": bind_job,
+        "on_job_start": bind_log_context,
     }
     return type("WorkerSettings", (), values | options)
 

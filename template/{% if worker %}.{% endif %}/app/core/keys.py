@@ -8,6 +8,8 @@ from app import NAME
 LETTERS = f"{NAME}:dead-letters"
 # The ids of the dead letters, by the time of the failure.
 LETTERS_BY_TIME = f"{LETTERS}:by-time"
+# The bytes of all dead letters. It may be deleted: the next letter counts them again.
+LETTERS_BYTES = f"{LETTERS}:bytes"
 # The ids of the load tests, by the time of their start. `load_test` names the hash of each.
 LOAD_TESTS = f"{NAME}:load-tests"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arq.connections import ArqRedis
+from redis.asyncio.client import Pipeline
 
 DIRECTORY = Path(__file__).with_name("lua")
 
@@ -21,6 +22,13 @@ async def run_script(
     Redis keeps scripts by their hash: redis-py sends the text only to a server that lacks it.
     """
     return await redis.register_script(_read(name))(keys, arguments)
+
+
+def queue_script(
+    pipe: Pipeline, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()
+) -> None:
+    """Queue a script in a pipeline, with its text: a pipeline cannot ask whether Redis has it."""
+    pipe.eval(_read(name), len(keys), *keys, *arguments)
 
 
 @cache

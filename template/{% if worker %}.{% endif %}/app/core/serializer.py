@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 from pydantic import SecretStr
@@ -11,6 +11,13 @@ EXCEPTION_CODE = 1
 SECRET_CODE = 2
 # Of an exception's message and of its traceback so many characters are kept.
 TEXT_MOST = 10_000
+
+
+class Result(NamedTuple):
+    """A result as a worker's arq writes it: the fields of `arq.jobs.serialize_result`, encoded."""
+
+    data: dict[str, Any]
+    raw: bytes
 
 
 class TaskError(Exception):

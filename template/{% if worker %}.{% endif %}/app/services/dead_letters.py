@@ -4,39 +4,29 @@ A letter is the failed result that arq wrote, byte for byte, under the id of its
 only while that result is there, so that one that is late brings back no job that was requeued.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from arq.connections import ArqRedis
-from arq.constants import expires_extra_ms
+from arq.constants import expires_extra_ms, result_key_prefix
 from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 from pydantic import BaseModel, Field
+from redis.asyncio.client import Pipeline
 
 from app.core import keys
-from app.core.serializer import deserialize, serialize
+from app.core.scripts import queue_script, run_script
+from app.core.serializer import Result, deserialize, serialize
 from app.services.jobs import Job, JobNotFoundError, check_size, read_result
 
 LETTERS_KEPT = 10_000
 LIFETIME = 30 * 24 * 3600
+MAX_LETTERS_BYTES = 64_000_000
 PAGE = 500
 
 # The scripts know arq's keys: `arq:job:`, `arq:result:` and `arq:retry:` with a job's id.
-
-RECORD = """
-if redis.call('GET', 'arq:result:' .. ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
-local old = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[4])
-local many = redis.call('ZRANGE', KEYS[2], 0, ARGV[5])
-for _, ids in ipairs({old, many}) do
-    for _, id in ipairs(ids) do
-        redis.call('HDEL', KEYS[1], id)
-        redis.call('ZREM', KEYS[2], id)
-    end
-end
-return 1
-"""
 
 # Failed results that are no letters yet, among a page of all keys. A result has `s: true` or
 # `s: false` in msgpack; since arguments can hold either, some of those that are found succeeded.
@@ -111,18 +101,25 @@ class Requeued(BaseModel):
     refused: dict[str, str]
 
 
-async def record(redis: ArqRedis, job_id: str, raw: bytes) -> bool:
-    """Keep a failed result as a letter; return False where it is not the job's result any more.
+def record(results: Sequence[Result], pipe: Pipeline) -> None:
+    """Observe a worker's results: keep each failure as a letter.
 
-    The oldest letters go where there are more than `LETTERS_KEPT`, or where they are older than
-    `LIFETIME`, in seconds.
+    It is kept once its result is in Redis, and only while it is the job's result.
     """
-    finished = read_result(job_id, raw).finished
-    now = timestamp_ms()
-    failed = int(finished.timestamp() * 1000) if finished else now
-    limits = (now - LIFETIME * 1000, -LETTERS_KEPT - 1)
-    kept = await _call(redis, RECORD, job_id, raw, failed, *limits)
-    return bool(kept)
+    for data, raw in results:
+        if not (
+            data["s"]
+            or isinstance(data["r"], asyncio.CancelledError)
+            or data["id"].startswith(keys.BULK_PREFIX)
+        ):
+            queue_script(pipe, "record_letter", *_letter(data["id"], raw, data["ft"]))
+
+
+def _letter(job_id: str, raw: bytes, failed_ms: int) -> tuple[list[str], list[Any]]:
+    names = [keys.LETTERS, keys.LETTERS_BY_TIME, keys.LETTERS_BYTES, result_key_prefix + job_id]
+    digest = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+    oldest_ms = timestamp_ms() - LIFETIME * 1000
+    return names, [job_id, digest, failed_ms, oldest_ms, LETTERS_KEPT, MAX_LETTERS_BYTES]
 
 
 async def sweep(redis: ArqRedis) -> int:
@@ -139,9 +136,10 @@ async def sweep(redis: ArqRedis) -> int:
         cursor, found = await _call(redis, SWEEP, cursor, keys.BULK_PREFIX)
         for job_id, raw in zip(found[::2], found[1::2], strict=True):
             job = read_result(job_id.decode(errors="replace"), raw)
-            is_new = not job.finished or job.finished.timestamp() * 1000 > newer_than
-            if job.state == "failed" and is_new:
-                new += await record(redis, job.id, raw)
+            failed_ms = int(job.finished.timestamp() * 1000) if job.finished else timestamp_ms()
+            if job.state == "failed" and failed_ms > newer_than:
+                letter = _letter(job.id, raw, failed_ms)
+                new += await run_script(redis, "record_letter", *letter) == 1
         if cursor == b"0":
             return new
 
@@ -196,6 +194,7 @@ async def requeue(redis: ArqRedis, selection: Selection) -> Requeued:
                 refused[job_id] = "somebody else has just requeued or purged it"
             elif done == -1:
                 refused[job_id] = "a job of this id is in its queue"
+    await redis.delete(keys.LETTERS_BYTES)
     return Requeued(requeued=requeued, refused=refused)
 
 
@@ -204,6 +203,7 @@ async def purge(redis: ArqRedis, selection: Selection) -> int:
     purged = 0
     async for page in _select(redis, selection):
         purged += await _call(redis, PURGE, *(part for job, raw in page for part in (job.id, raw)))
+    await redis.delete(keys.LETTERS_BYTES)
     return purged
 
 

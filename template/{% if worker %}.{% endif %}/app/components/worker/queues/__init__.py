@@ -1,4 +1,31 @@
-"""The queues, one module each with the `WorkerSettings` that the arq command runs."""
+"""The queues: one module each, with the `WorkerSettings` class that the arq command runs.
+
+To add a queue, copy a module. arq reads the settings from the class itself and ignores inherited
+ones, so each class names all of them:
+
+- `functions`, `cron_jobs`: the tasks. arq gives a run of a cron job the same id in all queues, so
+  that the sweep for dead letters, which every queue has, happens once. `keep_result` is there since
+  arq keeps no result of a cron job by default.
+- `queue_name`: arq's name of the queue, as in `WORKER_QUEUES`.
+- `max_jobs`: how many jobs a worker runs at a time.
+- `max_tries`: a job's tries, those in which its worker stopped included. `try_again` counts on it.
+- `allow_abort_jobs`: without it, aborting a job has no effect.
+- `keep_result`: for how many seconds a result is kept. Without a result there is no dead letter.
+- `job_timeout`: the seconds a job may run. The jobs of a killed worker stay locked for 10 s more
+  than that, and run again then.
+- `job_completion_wait`: on SIGTERM arq lets running jobs end for this many seconds, and cancels the
+  rest; by default it cancels all at once. Keep `stop_grace_period` in docker-compose.yml above it.
+- `poll_delay`: the seconds between two polls. An idle worker picks a job up after half of this on
+  average; 0.08 costs it 1 % of a core, 0.5 next to nothing.
+- `queue_read_limit`: how many ids a poll reads. Jobs already running on any replica count too, so
+  it is at least twice the replicas times `max_jobs`.
+- `job_serializer`, `job_deserializer`: the recorder. They write msgpack, since arq's default is
+  pickle, which runs code of anyone who can write to Redis.
+- `health_check_interval`, `health_check_key`: what `arq --check` reads. By default arq writes it
+  once an hour, so a killed worker would look healthy for that long, and under one key for all
+  hosts, which a worker that stops deletes.
+- `on_startup`, `on_shutdown`, `on_job_start`: the hooks of `hooks.py`.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -10,7 +37,7 @@ from arq.worker import Function
 
 
 class QueueSettings(Protocol):
-    """A `WorkerSettings` class, as far as others than arq read it."""
+    """A `WorkerSettings` class, as far as the project itself reads it."""
 
     functions: Sequence[WorkerCoroutine | Function]
     cron_jobs: Sequence[CronJob]

@@ -50,7 +50,7 @@ async def test_each_line_of_a_job_says_which_job_it_is(
         assert job is not None
         (own,) = [line for line in lines if line.get("name") == name]
         assert own["job_id"] == job.job_id
-        assert (own["task"], own["queue"], own["job_try"]) == ("greet", QUEUE, 1)
+        assert (own["task"], own["queue"], own["job_try"]) == ("greet", "test", 1)
         of_arq = [line for line in lines if f"{job.job_id}:greet" in line["event"]]
         assert len(of_arq) == 2
         assert {line["job_id"] for line in of_arq} == {job.job_id}

@@ -1,0 +1,53 @@
+-- Keep the failed result of a job as a dead letter, while it is the job's result.
+--
+-- KEYS[1]  hash: the letters by the id of their job
+-- KEYS[2]  sorted set: the ids by the time of the failure
+-- KEYS[3]  string: the bytes of all letters, absent where they have to be counted
+-- KEYS[4]  string: the result that arq has written, or is about to write
+-- ARGV[1]  the id of the job
+-- ARGV[2]  SHA-1 of the result in hexadecimal
+-- ARGV[3]  the time of the failure, in milliseconds
+-- ARGV[4]  letters older than this time go, in milliseconds
+-- ARGV[5]  how many letters are kept; the oldest go
+-- ARGV[6]  how many bytes are kept; the oldest go
+--
+-- Returns 1 for a letter, 0 where the job has another result by now, LATER where it has none yet.
+
+local result = redis.call('GET', KEYS[4])
+if not result then
+    return 'LATER'
+end
+if redis.sha1hex(result) ~= ARGV[2] then
+    return 0
+end
+
+local bytes = tonumber(redis.call('GET', KEYS[3]))
+if not bytes then
+    bytes = 0
+    for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+        bytes = bytes + redis.call('HSTRLEN', KEYS[1], id)
+    end
+end
+
+bytes = bytes - redis.call('HSTRLEN', KEYS[1], ARGV[1]) + #result
+redis.call('HSET', KEYS[1], ARGV[1], result)
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+
+local function drop(ids)
+    for _, id in ipairs(ids) do
+        bytes = bytes - redis.call('HSTRLEN', KEYS[1], id)
+        redis.call('HDEL', KEYS[1], id)
+        redis.call('ZREM', KEYS[2], id)
+    end
+end
+drop(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[4], 'LIMIT', 0, 1000))
+drop(redis.call('ZRANGE', KEYS[2], 0, -1 - ARGV[5]))
+while bytes > tonumber(ARGV[6]) do
+    local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)
+    if #oldest == 0 then
+        break
+    end
+    drop(oldest)
+end
+redis.call('SET', KEYS[3], bytes)
+return 1
