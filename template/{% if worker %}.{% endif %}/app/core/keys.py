@@ -13,6 +13,10 @@ LETTERS_BYTES = f"{LETTERS}:bytes"
 # The ids of the load tests, by the time of their start. `load_test` names the hash of each.
 LOAD_TESTS = f"{NAME}:load-tests"
 
+# The stream of the jobs that ended lately, and the hash of how and when each cron job last ended.
+HISTORY = f"{NAME}:history"
+CRONS = f"{HISTORY}:crons"
+
 # Ids of jobs that are sent in bulk begin with this. They leave no dead letters, since their sender
 # counts what has failed, and they would push out those that a person has to look at.
 BULK_PREFIX = "bulk:"
@@ -38,6 +42,11 @@ def workers(queue_name: str) -> str:
 def load_test(run_id: str) -> str:
     """Return the key of the hash that holds a load test."""
     return f"{LOAD_TESTS}:{run_id}"
+
+
+def history_row(seconds: int, start: int) -> str:
+    """Return the key of the hash that counts the jobs that ended in `seconds` from `start` on."""
+    return f"{HISTORY}:{seconds}:{start}"
 
 
 def rate(client: str, minute: int) -> str:

@@ -21,11 +21,11 @@ from arq.connections import ArqRedis
 from redis.asyncio.client import Pipeline
 
 from app.core.serializer import Result, deserialize, serialize
-from app.services import dead_letters
+from app.services import dead_letters, history
 
 Observer = Callable[[Sequence[Result], Pipeline], None]
 
-OBSERVERS: tuple[Observer, ...] = (dead_letters.record,)
+OBSERVERS: tuple[Observer, ...] = (dead_letters.record, history.remember)
 
 FLUSH_SECONDS = 0.5
 LATER = b"LATER"

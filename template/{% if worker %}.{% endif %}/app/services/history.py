@@ -1,0 +1,243 @@
+"""The history of jobs: those that ended lately, and how many ended in each minute.
+
+The recorder calls `remember` with all results of half a second: a worker of thousands of jobs per
+second writes a few commands, and nothing per job.
+"""
+
+import asyncio
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from arq.connections import ArqRedis
+from arq.utils import timestamp_ms
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ResponseError
+
+from app.core import keys
+from app.core.serializer import Result
+from app.services.jobs import JobState, to_time
+from app.services.queues import show_queue
+
+# How many batches of ended jobs are kept, for how long in milliseconds, and how many jobs of one
+# batch: failures first, then the newest. At 200 bytes per job these are at most 40 MB.
+MAX_BATCHES = 2000
+MAX_AGE_MS = 3 * 24 * 3600 * 1000
+MAX_BATCH_JOBS = 100
+MAX_ERROR_CHARS = 200
+BATCHES_PER_READ = 100
+
+# The two resolutions: seconds per row, and how long a row is kept, in seconds.
+MINUTES = (60, 8 * 3600)
+TEN_MINUTES = (600, 3 * 24 * 3600)
+
+# The upper ends of the buckets of waits and run times, in milliseconds.
+BUCKETS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, math.inf)
+
+
+class EndedJob(BaseModel):
+    """A job that has ended."""
+
+    id: str
+    state: JobState
+    queue: str
+    task: str | None
+    tries: int
+    enqueued: datetime | None
+    started: datetime | None
+    finished: datetime | None
+    error: str | None = None
+
+
+BATCH = TypeAdapter(list[EndedJob])
+
+
+class Row(BaseModel):
+    """What ended in a queue during one row of the history, and how long it waited and ran."""
+
+    start: int
+    succeeded: int = 0
+    failed: int = 0
+    aborted: int = 0
+    waits: list[int] = []
+    runs: list[int] = []
+
+    @property
+    def ended(self) -> int:
+        """All jobs that ended, however they did."""
+        return self.succeeded + self.failed + self.aborted
+
+
+def remember(results: Sequence[Result], pipe: Pipeline) -> None:
+    """Add results to the history: an observer of the recorder."""
+    _count(results, pipe)
+    for result in results:
+        if result.data["f"].startswith("cron:"):
+            state = _state(result.data)
+            pipe.hset(keys.CRONS, result.data["f"], f"{state} {result.data['ft']}")
+    # The sender of a bulk job counts what has failed.
+    kept = [result for result in results if not result.data["id"].startswith(keys.BULK_PREFIX)]
+    if kept:
+        kept.sort(key=lambda result: (result.data["s"], -result.data["ft"]))
+        newest_first = sorted(kept[:MAX_BATCH_JOBS], key=lambda result: -result.data["ft"])
+        batch = BATCH.dump_json([_ended_job(result.data) for result in newest_first])
+        pipe.xadd(keys.HISTORY, {"jobs": batch}, maxlen=MAX_BATCHES)
+        pipe.xtrim(keys.HISTORY, minid=str(timestamp_ms() - MAX_AGE_MS))
+
+
+async def list_ended(
+    redis: ArqRedis,
+    *,
+    queue: str | None = None,
+    task: str | None = None,
+    state: str | None = None,
+    limit: int = 100,
+) -> list[EndedJob]:
+    """Return jobs that ended lately, the newest first.
+
+    Of more than `MAX_BATCH_JOBS` jobs that one worker ended within half a second, the history has
+    the failures and the newest.
+    """
+    wanted = {"queue": queue, "task": task, "state": state}
+    found: list[EndedJob] = []
+    last = "+"
+    while len(found) < limit:
+        batches = await _or_empty(
+            redis.xrevrange(keys.HISTORY, last, "-", count=BATCHES_PER_READ), []
+        )
+        found += [
+            job
+            for _, fields in batches
+            for job in _read_batch(fields.get(b"jobs", b""))
+            if all(value in (None, getattr(job, name)) for name, value in wanted.items())
+        ]
+        if len(batches) < BATCHES_PER_READ:
+            break
+        last = f"({batches[-1][0].decode()}"
+    return found[:limit]
+
+
+async def read_crons(redis: ArqRedis) -> dict[str, tuple[str, datetime]]:
+    """Return how and when each cron job last ended, by arq's name for it, such as `cron:sweep`."""
+    found: dict[str, tuple[str, datetime]] = {}
+    for name, text in (await _or_empty(redis.hgetall(keys.CRONS), {})).items():
+        state, _, finished = text.decode(errors="replace").partition(" ")
+        if finished.isdigit() and (time := to_time(int(finished))):
+            found[name.decode(errors="replace")] = state, time
+    return found
+
+
+async def read_rows(
+    redis: ArqRedis, queues: Sequence[str], *, resolution: tuple[int, int] = MINUTES, rows: int = 60
+) -> dict[str, list[Row]]:
+    """Return the last rows of the history of each queue, the oldest first.
+
+    Args:
+        redis: The client.
+        queues: Names of `WORKER_QUEUES`.
+        resolution: `MINUTES` or `TEN_MINUTES`.
+        rows: How many, with the one that is not over yet.
+    """
+    seconds, _ = resolution
+    newest = timestamp_ms() // 1000 // seconds * seconds
+    starts = range(newest - (rows - 1) * seconds, newest + 1, seconds)
+    async with redis.pipeline(transaction=False) as pipe:
+        for start in starts:
+            pipe.hgetall(keys.history_row(seconds, start))
+        replies = await pipe.execute(raise_on_error=False)
+    hashes = [reply if isinstance(reply, dict) else {} for reply in replies]
+    return {
+        queue: [
+            _read_row(start, queue, fields) for start, fields in zip(starts, hashes, strict=True)
+        ]
+        for queue in queues
+    }
+
+
+def percentile(buckets: Sequence[int], share: float) -> float | None:
+    """Return the upper end of the bucket that holds this share of all, in milliseconds."""
+    wanted, seen = share * sum(buckets), 0
+    for end, count in zip(BUCKETS, buckets, strict=True):
+        seen += count
+        if count and seen >= wanted:
+            return end
+    return None
+
+
+def _state(data: dict[str, Any]) -> JobState:
+    if data["s"]:
+        return "succeeded"
+    return "aborted" if isinstance(data["r"], asyncio.CancelledError) else "failed"
+
+
+async def _or_empty(reading: Any, empty: Any) -> Any:
+    try:
+        return await reading
+    except ResponseError as error:
+        # A key of another type, which another program has written.
+        if "WRONGTYPE" in str(error):
+            return empty
+        raise
+
+
+def _count(results: Sequence[Result], pipe: Pipeline) -> None:
+    counts: Counter[tuple[int, str]] = Counter()
+    for data, _ in results:
+        queue, minute = show_queue(data["q"]), data["ft"] // 60_000
+        counts[minute, f"{queue}:{_state(data)}"] += 1
+        counts[minute, f"{queue}:runs:{bisect_left(BUCKETS, data['ft'] - data['st'])}"] += 1
+        # arq does not know when a job that it could not read was enqueued.
+        if data["et"]:
+            wait = max(data["st"] - data["et"], 0)
+            counts[minute, f"{queue}:waits:{bisect_left(BUCKETS, wait)}"] += 1
+    for seconds, lifetime in (MINUTES, TEN_MINUTES):
+        for (minute, field), count in counts.items():
+            pipe.hincrby(_row_key(seconds, minute * 60), field, count)
+        for key in {_row_key(seconds, minute * 60) for minute, _ in counts}:
+            pipe.expire(key, lifetime)
+
+
+def _row_key(seconds: int, time: int) -> str:
+    return keys.history_row(seconds, time // seconds * seconds)
+
+
+def _ended_job(data: dict[str, Any]) -> EndedJob:
+    state = _state(data)
+    return EndedJob(
+        id=data["id"],
+        state=state,
+        queue=show_queue(data["q"]),
+        task=data["f"] if data["f"] != "<unknown>" else None,
+        tries=data["t"],
+        enqueued=to_time(data["et"]),
+        started=to_time(data["st"]),
+        finished=to_time(data["ft"]),
+        error=None if state == "succeeded" else str(data["r"])[:MAX_ERROR_CHARS],
+    )
+
+
+def _read_batch(raw: bytes) -> list[EndedJob]:
+    try:
+        return BATCH.validate_json(raw)
+    except ValidationError:
+        # Another program or another release has written it: the others are shown.
+        return []
+
+
+def _read_row(start: int, queue: str, fields: dict[bytes, bytes]) -> Row:
+    def count(field: str) -> int:
+        text = fields.get(f"{queue}:{field}".encode(), b"0")
+        return int(text) if text.isdigit() else 0
+
+    return Row(
+        start=start,
+        succeeded=count("succeeded"),
+        failed=count("failed"),
+        aborted=count("aborted"),
+        waits=[count(f"waits:{bucket}") for bucket in range(len(BUCKETS))],
+        runs=[count(f"runs:{bucket}") for bucket in range(len(BUCKETS))],
+    )

@@ -1,0 +1,106 @@
+"""The history: the jobs that ended lately, and how many per minute."""
+
+import asyncio
+from typing import Any
+
+import msgpack
+import pytest
+from arq import func
+from arq.connections import ArqRedis
+
+from app.components.worker import results
+from app.core import keys
+from app.services import history
+from app.services.history import MINUTES, TEN_MINUTES, list_ended, percentile, read_rows
+from tests.support import queue_of, run_burst
+
+
+async def work(ctx: dict[str, Any], outcome: str = "return") -> str:
+    if outcome == "raise":
+        raise ValueError("it went wrong")
+    if outcome == "cancel":
+        raise asyncio.CancelledError
+    return outcome
+
+
+QUEUE = queue_of(work)
+
+
+async def run(redis: ArqRedis, *outcomes: str) -> None:
+    for number, outcome in enumerate(outcomes):
+        job_id = f"{outcome}-{number}"
+        await redis.enqueue_job("work", outcome, _job_id=job_id, _queue_name=QUEUE.queue_name)
+    await run_burst(QUEUE)
+
+
+async def test_ended_jobs_are_listed_newest_first(redis: ArqRedis) -> None:
+    await run(redis, "return")
+    await run(redis, "raise")
+    failed, succeeded = await list_ended(redis)
+    assert (failed.id, failed.state, failed.error) == ("raise-0", "failed", "it went wrong")
+    assert (succeeded.id, succeeded.state, succeeded.error) == ("return-0", "succeeded", None)
+    assert [job.id for job in await list_ended(redis, state="failed")] == ["raise-0"]
+    assert [job.id for job in await list_ended(redis, limit=1)] == ["raise-0"]
+    assert await list_ended(redis, task="other") == []
+    assert len(await list_ended(redis, queue="test", task="work")) == 2
+
+
+async def test_minutes_count_what_ended(redis: ArqRedis) -> None:
+    await run(redis, "return", "return", "raise")
+    for resolution in (MINUTES, TEN_MINUTES):
+        rows = (await read_rows(redis, ["test"], resolution=resolution, rows=2))["test"]
+        assert sum(row.succeeded for row in rows) == 2
+        assert sum(row.failed for row in rows) == 1
+        assert sum(sum(row.runs) for row in rows) == sum(sum(row.waits) for row in rows) == 3
+
+
+async def test_a_burst_keeps_its_failures(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MAX_BATCH_JOBS", 2)
+    monkeypatch.setattr(results, "FLUSH_SECONDS", 60)
+    await run(redis, "raise", "return", "return", "return")
+    jobs = await list_ended(redis)
+    assert len(jobs) == 2
+    assert "raise-0" in {job.id for job in jobs}
+
+
+async def test_jobs_in_bulk_are_counted_but_not_listed(redis: ArqRedis) -> None:
+    job_id = f"{keys.BULK_PREFIX}1"
+    await redis.enqueue_job("work", _job_id=job_id, _queue_name=QUEUE.queue_name)
+    await run_burst(QUEUE)
+    assert await list_ended(redis) == []
+    rows = (await read_rows(redis, ["test"], rows=2))["test"]
+    assert sum(row.ended for row in rows) == 1
+
+
+async def test_cron_jobs_are_remembered(redis: ArqRedis) -> None:
+    # arq registers a cron job as a function of this name.
+    queue = queue_of(func(work, name="cron:work"))
+    await redis.enqueue_job("cron:work", _queue_name=queue.queue_name)
+    await run_burst(queue)
+    ((name, (state, _)),) = (await history.read_crons(redis)).items()
+    assert (name, state) == ("cron:work", "succeeded")
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"[1]", b"[{}]", msgpack.packb({"a": 1})])
+async def test_a_bad_batch_harms_only_itself(redis: ArqRedis, raw: bytes) -> None:
+    await run(redis, "return")
+    await redis.xadd(keys.HISTORY, {"jobs": raw})
+    await redis.xadd(keys.HISTORY, {"other": raw})
+    await redis.hset(keys.CRONS, mapping={b"\xff": raw})  # type: ignore[misc]
+    assert [job.id for job in await list_ended(redis)] == ["return-0"]
+    assert await history.read_crons(redis) == {}
+
+
+async def test_a_key_of_another_type_is_an_empty_history(redis: ArqRedis) -> None:
+    for key in (keys.HISTORY, keys.CRONS):
+        await redis.set(key, "text")
+    assert await list_ended(redis) == []
+    assert await history.read_crons(redis) == {}
+
+
+def test_percentiles_are_the_ends_of_buckets() -> None:
+    buckets = [0] * len(history.BUCKETS)
+    assert percentile(buckets, 0.5) is None
+    buckets[0], buckets[3] = 9, 1
+    assert percentile(buckets, 0.5) == 5
+    assert percentile(buckets, 0.99) == 50
