@@ -106,7 +106,11 @@ def redis_url(redis_port: int) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the update suite has covered."""
+    """Print what tests have measured, and what the update suite has covered."""
+    for report in (one for kind in ("passed", "failed") for one in terminalreporter.getreports(kind)):
+        for name, value in report.user_properties:
+            if name == "figure" and report.when == "call":
+                terminalreporter.write_line(str(value))
     names = [re.sub(r".*::|\[.*", "", report.nodeid) for report in terminalreporter.getreports("passed")]
     passed = Counter(names)
     if pairs := passed["test_every_pair"]:

@@ -19,9 +19,14 @@ import yaml
 ROOT = Path(__file__).parents[1]
 # The named variants: the only place where they are defined.
 ANSWERS = {path.stem: path for path in sorted((ROOT / "tests/answers").glob("*.yml"))}
-# The queues in the template's own order.
+# The questions that a person is asked, and the queues in the template's own order.
+COPIER: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text())
+QUESTIONS: dict[str, dict[str, Any]] = {
+    name: question
+    for name, question in COPIER.items()
+    if not name.startswith("_") and question.get("when") is not False
+}
 CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "extensions/queues.yml").read_text())
-DEFAULT_STATES = {"system": "run", "load_test": "run", "media": "commented"}
 # What a project's use leaves in its directory. None of it is rendered.
 LEFTOVERS = {".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "data", "uv.lock"}
 
@@ -57,7 +62,7 @@ def queues(answers: Mapping[str, Any], *states: str) -> list[str]:
     """Return the queues that these answers, completed by the defaults, put into one of `states`."""
     if not answers.get("worker", True):
         return []
-    return [name for name in CATALOGUE if answers.get(f"queue_{name}", DEFAULT_STATES[name]) in states]
+    return [name for name, queue in CATALOGUE.items() if answers.get(f"queue_{name}", queue["default"]) in states]
 
 
 def run(

@@ -1,0 +1,75 @@
+"""Combinations of answers: few renders in which each pair of values of any two questions occurs."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jinja2
+
+from tests import harness
+
+Answers = dict[str, Any]
+Value = tuple[str, str]
+
+
+def list_values() -> dict[str, list[Any]]:
+    """Return the values of each question that has a limited number of them."""
+    values: dict[str, list[Any]] = {}
+    for name, question in harness.QUESTIONS.items():
+        if name.startswith("queue_"):
+            values[name] = ["run", "commented", "omit"]
+        elif question["type"] == "bool":
+            values[name] = [True, False]
+        elif choices := question.get("choices"):
+            each = list(choices.values() if isinstance(choices, dict) else choices)
+            # Of a multiple choice: nothing, one of them, all.
+            values[name] = [[], *([one] for one in each), each] if question.get("multiselect") else each
+    return values
+
+
+def list_allowed(values: Mapping[str, list[Any]]) -> Iterator[Answers]:
+    """Give each set of answers that the template accepts, with those questions alone that it asks."""
+    whens = {name: str(harness.QUESTIONS[name].get("when", "{{ true }}")) for name in values}
+    asked = {name: jinja2.Environment().compile_expression(when.strip("{} ")) for name, when in whens.items()}
+    seen = set()
+    for combination in itertools.product(*values.values()):
+        answers: Answers = {}
+        for name, value in zip(values, combination, strict=True):
+            if asked[name](answers | {"_copier_answers": answers}):
+                answers[name] = value
+        key = repr(answers)
+        if key not in seen and (not answers["worker"] or harness.queues(answers, "run")):
+            seen.add(key)
+            yield answers
+
+
+def pairs_of(answers: Answers) -> frozenset[tuple[Value, Value]]:
+    """Return the pairs of values in some answers."""
+    values = [(name, repr(value)) for name, value in answers.items()]
+    return frozenset(itertools.combinations(values, 2))
+
+
+def choose() -> list[Answers]:
+    """Return combinations that have each pair: one after the other, that which has most of the missing ones."""
+    candidates = [(answers, pairs_of(answers)) for answers in list_allowed(list_values())]
+    missing = set().union(*(pairs for _, pairs in candidates))
+    chosen = []
+    while missing:
+        answers, pairs = max(candidates, key=lambda candidate: len(candidate[1] & missing))
+        chosen.append(answers)
+        missing -= pairs
+    return chosen
+
+
+def name_of(answers: Answers) -> str:
+    """Return an id such as `3.12,run,commented,omit,no-jobs_api`."""
+    shown = []
+    for name, value in answers.items():
+        if isinstance(value, bool):
+            shown.append(name if value else f"no-{name}")
+        else:
+            shown.append(f"{name.removeprefix('queue_')}={'+'.join(value) if isinstance(value, list) else value}")
+    return ",".join(shown)
+
+
+COMBINATIONS = choose()
