@@ -62,7 +62,8 @@ def queues(answers: Mapping[str, Any], *states: str) -> list[str]:
     """Return the queues that these answers, completed by the defaults, put into one of `states`."""
     if not answers.get("worker", True):
         return []
-    return [name for name, queue in CATALOGUE.items() if answers.get(f"queue_{name}", queue["default"]) in states]
+    asked = {name: answers.get(f"queue_{name}", queue["default"]) for name, queue in CATALOGUE.items()}
+    return [name for name, state in asked.items() if state in states]
 
 
 def run(

@@ -30,7 +30,8 @@ def list_values() -> dict[str, list[Any]]:
 def list_allowed(values: Mapping[str, list[Any]]) -> Iterator[Answers]:
     """Give each set of answers that the template accepts, with those questions alone that it asks."""
     whens = {name: str(harness.QUESTIONS[name].get("when", "{{ true }}")) for name in values}
-    asked = {name: jinja2.Environment().compile_expression(when.strip("{} ")) for name, when in whens.items()}
+    compile_expression = jinja2.Environment(autoescape=True).compile_expression
+    asked = {name: compile_expression(when.strip("{} ")) for name, when in whens.items()}
     seen = set()
     for combination in itertools.product(*values.values()):
         answers: Answers = {}
@@ -50,7 +51,7 @@ def pairs_of(answers: Answers) -> frozenset[tuple[Value, Value]]:
 
 
 def choose() -> list[Answers]:
-    """Return combinations that have each pair: one after the other, that which has most of the missing ones."""
+    """Return combinations that have each pair, each chosen for the most pairs that are still missing."""
     candidates = [(answers, pairs_of(answers)) for answers in list_allowed(list_values())]
     missing = set().union(*(pairs for _, pairs in candidates))
     chosen = []
@@ -68,7 +69,8 @@ def name_of(answers: Answers) -> str:
         if isinstance(value, bool):
             shown.append(name if value else f"no-{name}")
         else:
-            shown.append(f"{name.removeprefix('queue_')}={'+'.join(value) if isinstance(value, list) else value}")
+            text = "+".join(value) if isinstance(value, list) else value
+            shown.append(f"{name.removeprefix('queue_')}={text}")
     return ",".join(shown)
 
 

@@ -62,8 +62,8 @@ def main() -> None:
     text = HEADING
     for kind, names in table.items():
         # Quoted where YAML would read another type.
-        words = (name if yaml.safe_load(name) == name else f'"{name}"' for name in sorted(names))
-        text += f"{kind}: [\n{textwrap.fill(', '.join(words), 108, initial_indent='  ', subsequent_indent='  ', break_on_hyphens=False)},\n]\n"
+        words = ", ".join(name if yaml.safe_load(name) == name else f'"{name}"' for name in sorted(names))
+        text += f"{kind}: [\n{textwrap.indent(textwrap.fill(words, 106, break_on_hyphens=False), '  ')},\n]\n"
     TABLE.write_text(text)
 
 

@@ -5,6 +5,7 @@ import sys
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,7 @@ def slug(name: str) -> str:
         loader=jinja2.FileSystemLoader(harness.ROOT),
         extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],
         undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - it writes no HTML, as Copier's does not
     )
     question = harness.QUESTIONS["project_slug"]
     return environment.from_string(question["default"]).render(project_name=name)
@@ -208,10 +210,8 @@ class Terminal:
         """Wait until a line of the screen has a text whole."""
 
         def shown() -> bool:
-            try:
+            with suppress(pexpect.TIMEOUT, pexpect.EOF):
                 self.stream.feed(self.child.read_nonblocking(100_000, timeout=0.1))
-            except (pexpect.TIMEOUT, pexpect.EOF):
-                pass
             return any(text in line for line in self.screen.display)
 
         try:

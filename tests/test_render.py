@@ -125,7 +125,7 @@ def test_types_pass(project: Path, tools: Path, combination: dict[str, Any], sha
 
 
 def words_of(queue: str) -> set[str]:
-    """Return what names a queue and nothing else, in lower case: of the catalogue and of the queue's tasks."""
+    """Return what names a queue and nothing else, in lower case."""
     known = harness.CATALOGUE[queue]
     paths = {f"{folder}{mark}{queue}" for folder in ("queues", "tasks") for mark in "./"}
     packages = {requirement.partition(">")[0] for requirement in known["dependencies"]}
@@ -150,7 +150,7 @@ def test_what_is_left_out_leaves_nothing(project: Path, combination: dict[str, A
         if name not in (".copier-answers.yml", "app/core/keys.py")
         for line in ["", *text.splitlines()]
     )
-    kept = {*harness.queues(combination, "run", "commented"), *(name for name in OWNED if combination.get(name))}
+    kept = {*harness.queues(combination, "run", "commented")} | {n for n in OWNED if combination.get(n)}
     for feature, words in (OWNED | {queue: words_of(queue) for queue in harness.CATALOGUE}).items():
         if feature not in kept:
             assert [line for line in everything.splitlines() if any(word in line for word in words)] == []
