@@ -28,7 +28,10 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 }
 CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "extensions/queues.yml").read_text())
 # What a project's use leaves in its directory. None of it is rendered.
-LEFTOVERS = {".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "data", "uv.lock"}
+LEFTOVERS = {
+    *(".git", ".venv", "__pycache__", "data", "uv.lock"),
+    *(".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
+}
 
 # Each test gives a project its settings, `python_for` its Python, and git heeds nobody's own configuration.
 _SETTINGS = (
@@ -187,20 +190,19 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-# The first and the last line of a commented queue's two blocks, and how deep they are. A compose service ends
-# at the first line that is no comment.
-BLOCKS = {
-    "docker-compose.yml": ("  # {service}:", "", 2),
-    "app/core/config.py": ('    # "{queue}": {{', "    # },", 4),
-}
-
-
 def uncomment(project: Path, queue: str) -> None:
     """Take the comment signs off a queue's blocks, as an editor's toggle does."""
-    for name, (first, last, indent) in BLOCKS.items():
+    known = CATALOGUE[queue]
+    # Of each block: its first and its last line, and how deep it is. A service ends at an empty line.
+    blocks = [
+        ("docker-compose.yml", f"  # {known['service']}:", "", 2),
+        ("app/core/config.py", f'    # "{queue}": {{', "    # },", 4),
+        *(("pyproject.toml", f'    # "{each}",', f'    # "{each}",', 4) for each in known["dependencies"]),
+    ]
+    for name, first, last, indent in blocks:
         path = project / name
         lines = path.read_text().split("\n")
-        start = lines.index(first.format(queue=queue, service=CATALOGUE[queue]["service"]))
+        start = lines.index(first)
         for at in range(start, lines.index(last, start) + 1):
             assert not lines[at] or lines[at].startswith(" " * indent + "# ")
             lines[at] = lines[at][:indent] + lines[at][indent + 2 :]

@@ -61,6 +61,8 @@ async def startup(ctx: dict[Any, Any]) -> None:
         asyncio.create_task(_repeat(results.FLUSH_SECONDS, stopping, results.flush, redis)),
     ]
 
+    # Your own resources:
+
 
 async def shutdown(ctx: dict[Any, Any]) -> None:
     """End what `startup` began; the recorder writes the rest first."""
@@ -70,6 +72,8 @@ async def shutdown(ctx: dict[Any, Any]) -> None:
     redis: ArqRedis = ctx["redis"]
     queue = redis.default_queue_name
     await redis.zrem(keys.workers(queue), keys.sentinel(queue))
+
+    # Your own resources:
 
 
 async def bind_log_context(ctx: dict[Any, Any]) -> None:
