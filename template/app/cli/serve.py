@@ -4,10 +4,11 @@ import os
 import socket
 from typing import Annotated
 
+import structlog
 import typer
 import uvicorn
 
-from app.core.config import settings
+from app.core.config import find_unread_names, settings
 from app.core.log import configure_logging
 
 
@@ -19,6 +20,9 @@ def serve(
     """Run the web server on HOST and PORT."""
     check_port(settings.HOST, settings.PORT, "set HOST or PORT")
     configure_logging()
+    for name, similar in find_unread_names().items():
+        meant = f": do you mean {similar[0]}?" if similar else ""
+        structlog.stdlib.get_logger(__name__).warning(f"nothing reads {name} of .env{meant}")
     uvicorn.run(
         "app.components.backend.main:app",
         host=settings.HOST,

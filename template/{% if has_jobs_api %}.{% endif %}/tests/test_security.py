@@ -43,6 +43,7 @@ RULES = {
     "GET /docs": "development",
     "GET /docs/oauth2-redirect": "development",
     "GET /openapi.json": "development",
+    "GET /": "development",
     "GET /redoc": "development",
     # Your own routes:
 }

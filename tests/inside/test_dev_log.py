@@ -1,0 +1,72 @@
+"""The log of `make dev`: one line per event, and nothing that a terminal would obey."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.cli.dev_log import console, print_line
+from app.core.config import Settings
+
+STAMP = "2026-11-25T12:00:00+00:00"
+
+
+def lines_of(capsys: pytest.CaptureFixture[str], data: bytes | dict[str, Any]) -> list[str]:
+    """Return what is printed of a line, without the time of day."""
+    if isinstance(data, dict):
+        data = json.dumps({"level": "info", "logger": "app", "timestamp": STAMP} | data).encode()
+    print_line("load_test", data)
+    return [line[9:] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_width", 80)
+
+
+def test_an_event_is_one_short_line(capsys: pytest.CaptureFixture[str]) -> None:
+    job = {"job_id": "0123456789abcdef" * 2, "job_try": 1, "queue": "load_test", "task": "a_task"}
+    (line,) = lines_of(capsys, job | {"event": "half done", "rows": 7})
+    assert line == "load_test info  012345 half done rows=7"
+    (line,) = lines_of(capsys, {"event": "a" * 200})
+    assert len(line) == 80 - 9
+    assert line.endswith("…")
+
+
+def test_what_is_wrong_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = lines_of(capsys, {"level": "error", "event": "q " * 60, "exception": "Traceback\n  x"})
+    assert "".join(lines).count("q") == 60
+    assert lines[0].startswith("load_test error q q")
+    assert max(map(len, lines)) <= 80 - 9
+
+
+def test_known_lines_are_short(capsys: pytest.CaptureFixture[str]) -> None:
+    first = b"12:00:00: Starting worker for 1 functions: a_task\n"
+    assert lines_of(capsys, first) == ["load_test info  Starting worker for 1 functions: a_task"]
+    access = {"logger": "uvicorn.access", "event": '127.0.0.1:1 - "GET / HTTP/1.1" 200'}
+    assert lines_of(capsys, access) == ['load_test info  "GET / HTTP/1.1" 200']
+    assert lines_of(capsys, {"logger": "uvicorn.error", "event": "Started server"}) == []
+
+
+@pytest.mark.parametrize("data", [b"\x1b[2J\x07gone\n", {"event": "\x1b[2J\x07gone"}])
+def test_controls_do_not_reach_the_terminal(
+    capsys: pytest.CaptureFixture[str], data: bytes | dict[str, Any]
+) -> None:
+    (line,) = lines_of(capsys, data)
+    assert line.isprintable()
+    assert "gone" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("LOG_LEVEL", "info", "INFO"),
+        ("LOG_FORMAT", "JSON", "json"),
+        ("ENVIRONMENT", "Development", "development"),
+    ],
+)
+def test_case_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(Settings(), name) == meant
