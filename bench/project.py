@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from app.core.bulk import read_results, send_jobs
+from app.core.bulk import read_results, enqueue_bulk
 from app.core.config import settings
 from app.core.redis import create_client
 from app.core.serializer import deserialize, serialize
@@ -91,11 +91,11 @@ async def send(redis: ArqRedis, rounds: str) -> dict[str, list[float]]:
 
     async def batches_of_500(count: int) -> None:
         for numbers in batches(count, 500):
-            await send_jobs(redis, QUEUE, "noop", named(numbers))
+            await enqueue_bulk(redis, QUEUE, "noop", named(numbers))
 
     async def batches_of_1000(count: int) -> None:
         for numbers in batches(count, 1000):
-            await send_jobs(redis, QUEUE, "noop", named(numbers))
+            await enqueue_bulk(redis, QUEUE, "noop", named(numbers))
 
     def named(numbers: range) -> list[tuple[str, dict[str, Any]]]:
         return [(f"run:{number}", {}) for number in numbers]
@@ -118,7 +118,7 @@ async def send(redis: ArqRedis, rounds: str) -> dict[str, list[float]]:
                 raise SystemExit(f"{name}: the queue does not hold every job")
     # What arq promises of one job holds for a batch: an id is enqueued once.
     await redis.flushall()
-    if [await send_jobs(redis, QUEUE, "noop", named(range(500))) for _ in range(2)] != [500, 0]:
+    if [await enqueue_bulk(redis, QUEUE, "noop", named(range(500))) for _ in range(2)] != [500, 0]:
         raise SystemExit("an id was enqueued twice")
     return rates
 
@@ -139,7 +139,7 @@ async def wait(redis: ArqRedis, count: str) -> dict[str, list[int]]:
             job = await enqueue(number)
         await job.result(timeout=PATIENCE, poll_delay=0.1)
         results = await read_results(redis, [f"{name}:{number}" for number in numbers])
-        return [result["st"] - result["et"] for result in results if result]
+        return [result.started - result.enqueued for result in results if result]
 
     queues = arq_workers.QUEUES
     names = [vars(queue)["queue_name"] for queue in queues.values()]

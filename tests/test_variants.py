@@ -59,10 +59,9 @@ def test_own_checks_pass(installed: Callable[[str], Path], name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_own_tests_pass(installed: Callable[[str], Path], name: str) -> None:
-    # One variant has all that is optional, and gets the thousands of made-up requests.
-    extra = ("--extra", "plot") if name == "full" else ()
+    # One variant gets the thousands of made-up requests.
     fewer = () if name == "full" else ("--deselect", MADE_UP_REQUESTS)
-    harness.run("uv", "run", *extra, "pytest", "--quiet", *fewer, cwd=installed(name))
+    harness.run("uv", "run", "pytest", "--quiet", *fewer, cwd=installed(name))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

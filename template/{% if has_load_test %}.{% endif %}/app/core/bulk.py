@@ -1,64 +1,73 @@
-"""Many jobs at a time, in arq's own format: a round trip for each batch instead of each job."""
+"""Enqueue many jobs, and read their results, with one round trip per batch instead of per job."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
 from arq.connections import ArqRedis
-from arq.constants import expires_extra_ms, job_key_prefix, result_key_prefix
+from arq.constants import expires_extra_ms, result_key_prefix
 from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
+from pydantic import BaseModel, Field
 
-from app.core.serializer import deserialize, serialize
+from app.core.scripts import run_script
+from app.core.serializer import TaskError, deserialize, serialize
 
-# arq's `enqueue_job` for a whole batch: an id that has a job or a result is left alone, and a job
-# is never without its place in the queue. One script runs at a time, so no WATCH is needed.
-SEND = f"""
-local sent = 0
-for i = 3, #ARGV, 2 do
-    local id = ARGV[i]
-    if redis.call('EXISTS', '{job_key_prefix}' .. id, '{result_key_prefix}' .. id) == 0 then
-        redis.call('PSETEX', '{job_key_prefix}' .. id, ARGV[2], ARGV[i + 1])
-        redis.call('ZADD', KEYS[1], ARGV[1], id)
-        sent = sent + 1
-    end
-end
-return sent
-"""
+# Redis serves no other client while it works on a batch: 1,000 jobs take it about 2 ms.
+MAX_BATCH_JOBS = 1000
+
+Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-async def send_jobs(
-    redis: ArqRedis, queue_name: str, function: str, jobs: Sequence[tuple[str, dict[str, Any]]]
+class JobResult(BaseModel):
+    """A job's result as arq stores it; times are milliseconds of the epoch, 0 for unknown."""
+
+    enqueued: Milliseconds = Field(default=0, alias="et")
+    started: Milliseconds = Field(default=0, alias="st")
+    finished: Milliseconds = Field(default=0, alias="ft")
+    tries: int = Field(default=1, alias="t")
+    success: bool = Field(alias="s")
+    value: Any = Field(alias="r")
+
+
+async def enqueue_bulk(
+    redis: ArqRedis, queue_name: str, function: str, jobs: Iterable[tuple[str, dict[str, Any]]]
 ) -> int:
-    """Queue jobs that are ready at once.
+    """Enqueue up to `MAX_BATCH_JOBS` jobs that are ready at once, in arq's own format.
 
     Args:
         redis: The client.
         queue_name: arq's name of the queue.
         function: The name under which the worker knows the task.
-        jobs: An id and the keyword arguments of each. A thousand at a time keeps Redis free for
-            others.
+        jobs: The id and the keyword arguments of each job.
 
     Returns:
-        How many were new: an id is enqueued once.
+        How many jobs were new: as with arq's `enqueue_job`, an id is enqueued once.
     """
     now = timestamp_ms()
     arguments: list[Any] = [now, expires_extra_ms]
     for job_id, kwargs in jobs:
         arguments += job_id, serialize_job(function, (), kwargs, None, now, serializer=serialize)
-    sent: int = await redis.eval(SEND, 1, queue_name, *arguments)  # type: ignore[misc]
-    return sent
+    return int(await run_script(redis, "enqueue_bulk", [queue_name], arguments))
 
 
-async def read_results(redis: ArqRedis, job_ids: Sequence[str]) -> list[dict[str, Any] | None]:
-    """Return arq's raw result of each job, or None where there is none.
+async def withdraw_jobs(redis: ArqRedis, queue_name: str, job_ids: Sequence[str]) -> None:
+    """Remove up to `MAX_BATCH_JOBS` jobs from their queue, except those that are running."""
+    await run_script(redis, "withdraw_jobs", [queue_name], job_ids)
 
-    The keys are arq's: `et`, `st` and `ft` are the times of enqueueing, start and finish in
-    milliseconds, `t` the try, `s` the success and `r` what the task returned or raised.
-    """
+
+async def read_results(redis: ArqRedis, job_ids: Sequence[str]) -> list[JobResult | None]:
+    """Return the result of each job, or None for a job without one."""
     if not job_ids:
         return []
     values = await redis.mget([result_key_prefix + job_id for job_id in job_ids])
-    return [deserialize(value) if value else None for value in values]
+    return [None if value is None else _read(value) for value in values]
+
+
+def _read(value: bytes) -> JobResult:
+    try:
+        return JobResult.model_validate(deserialize(value))
+    except (ValueError, TypeError):
+        return JobResult(s=False, r=TaskError("the result is unreadable"))
 
 
 async def are_queued(redis: ArqRedis, queue_name: str, job_ids: Sequence[str]) -> list[bool]:

@@ -1,181 +1,169 @@
-"""Load tests: a run is stored, sent by the orchestrator task, and read back job by job.
+"""Load tests: store a run, send its jobs in steps, and collect what happened to each job.
 
-The jobs of a run have its id and their number as theirs, so that sending a batch twice sends it
-once, and so that the result of each is found again.
+A job's id is made of the run's id and the job's number, so that a batch that is sent twice is
+enqueued once, and the result of each job is found again. The steps are jobs of the orchestrator:
+each sends for a few seconds and queues the next one, and the last one ends the run at its deadline.
 """
 
 import asyncio
+import math
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol
 
 from arq import func
 from arq.connections import ArqRedis
-from arq.constants import job_key_prefix
-from pydantic import BaseModel, Field
+from arq.constants import expires_extra_ms
+from arq.jobs import serialize_job
+from arq.typing import WorkerCoroutine
+from arq.utils import timestamp_ms
+from arq.worker import Function
+from pydantic_core import from_json
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core import keys
-from app.core.bulk import are_queued, read_results, send_jobs
+from app.core.bulk import MAX_BATCH_JOBS, are_queued, enqueue_bulk, read_results, withdraw_jobs
 from app.core.config import WORKER_QUEUES
-from app.services.load_test_report import Outcomes, Report, summarize
+from app.core.scripts import run_script
+from app.core.serializer import serialize
+from app.services.load_test_report import (
+    LoadTest,
+    LoadTestReport,
+    LoadTestRun,
+    Outcomes,
+    summarize,
+)
 from app.services.queues import check_queue
 
-LoadTestType = Literal["cpu_intensive", "io_simulation", "memory_operations", "failure_testing"]
-
-RUNS_KEPT = 100
-LIFETIME = 7 * 24 * 3600
+MAX_RUNS = 100
+LIFETIME_SECONDS = 7 * 24 * 3600
 ORCHESTRATOR = "load_test_orchestrator"
-# Results are looked for among this many of the oldest jobs that have none yet.
-WINDOW = 1000
+# A run's fields in its hash.
+FIELDS = ["run", "sent", "step", "report"]
 
 
-class LoadTest(BaseModel):
-    """What to run."""
+class WorkerSettings(Protocol):
+    """The settings of a queue's worker that a load test reads."""
 
-    type: LoadTestType
-    tasks: int = Field(default=10, ge=1, le=1_000_000)
-    batch_size: int = Field(default=500, ge=1, le=1000)
-    delay_seconds: float = Field(default=0, ge=0, le=60, description="Between batches.")
-    queue: str = "load_test"
-    timeout_seconds: float = Field(default=300, gt=0, le=3000, description="For the whole run.")
-    seed: int | None = Field(default=None, description="Decides which tasks fail.")
-
-    @property
-    def function(self) -> str:
-        """The name of the task function."""
-        return f"{self.type}_task"
-
-
-class Run(BaseModel):
-    """A load test as it is stored, with what its worker's settings were."""
-
-    id: str
-    test: LoadTest
+    functions: Sequence[WorkerCoroutine | Function]
     queue_name: str
     max_jobs: int
     poll_delay: float
-    read_limit: int
-    started: float
-    server_cpu_seconds: float
-    sent: int = 0
-    report: Report | None = None
-
-    @property
-    def deadline(self) -> float:
-        """When to stop waiting, in seconds of the epoch."""
-        return self.started + self.test.timeout_seconds
-
-    def job_id(self, number: int) -> str:
-        """Return the id of a job of the run."""
-        return f"{keys.BULK_PREFIX}{self.id}:{number}"
+    queue_read_limit: int
 
 
 class RefusedError(ValueError):
-    """The load test cannot work; the message says why, and what would mend it."""
+    """The load test cannot work; the message says why and how to fix it."""
 
 
 class RunNotFoundError(LookupError):
-    """No run has that id, or it was too long ago."""
+    """No run has this id, it is no longer stored, or what is stored is unreadable."""
 
 
-async def start(redis: ArqRedis, test: LoadTest, worker_settings: Any) -> Run:
-    """Store a new run, and queue the orchestrator, which sends its jobs.
-
-    `worker_settings` is the class of the queue that the test names.
+async def prepare(redis: ArqRedis, test: LoadTest, settings: WorkerSettings) -> LoadTestRun:
+    """Return a new run for the worker settings of the test's queue; nothing is stored yet.
 
     Raises:
         RefusedError: The queue does not run the task, or a worker is missing.
     """
     for name in dict.fromkeys(["load_test", test.queue]):
         if name not in WORKER_QUEUES:
-            raise RefusedError(f"queue {name!r} is none of {', '.join(WORKER_QUEUES)}")
-        health = await check_queue(redis, name, WORKER_QUEUES[name])
-        if not health.workers:
-            raise RefusedError(f"queue {name}: {health.output}")
-    if test.function not in {function.name for function in map(func, worker_settings.functions)}:
-        raise RefusedError(f"queue {test.queue} does not list {test.function} in `functions`")
-    run = await create_run(redis, test, worker_settings)
-    await call_orchestrator(redis, run)
-    return run
-
-
-async def create_run(redis: ArqRedis, test: LoadTest, worker_settings: Any) -> Run:
-    """Store a new run, and forget the oldest ones."""
-    run = Run(
+            known = ", ".join(WORKER_QUEUES)
+            raise RefusedError(f"Queue {name!r} is not one of WORKER_QUEUES: {known}.")
+        status = await check_queue(redis, name, WORKER_QUEUES[name])
+        if not status.workers:
+            raise RefusedError(f"Queue {name}: {status.output}")
+    if test.function not in {func(function).name for function in settings.functions}:
+        raise RefusedError(
+            f"Queue {test.queue} does not run {test.function}: add it to `functions`."
+        )
+    return LoadTestRun(
         id=uuid.uuid4().hex[:12],
         test=test,
-        queue_name=worker_settings.queue_name,
-        max_jobs=worker_settings.max_jobs,
-        poll_delay=worker_settings.poll_delay,
-        read_limit=worker_settings.queue_read_limit,
+        queue_name=settings.queue_name,
+        max_jobs=settings.max_jobs,
+        poll_delay=settings.poll_delay,
+        read_limit=settings.queue_read_limit,
         started=time.time(),
         server_cpu_seconds=await _server_cpu_seconds(redis),
     )
+
+
+async def start(redis: ArqRedis, run: LoadTestRun) -> None:
+    """Store a run, forget the oldest ones, and queue the first step."""
+    fields = {"run": run.model_dump_json(exclude={"sent", "step", "report"}), "sent": 0, "step": 0}
     async with redis.pipeline(transaction=True) as pipe:
-        pipe.hset(keys.load_test(run.id), "run", run.model_dump_json(exclude={"sent", "report"}))
-        pipe.expire(keys.load_test(run.id), LIFETIME)
+        pipe.hset(keys.load_test(run.id), mapping=fields)
+        pipe.expire(keys.load_test(run.id), LIFETIME_SECONDS)
         pipe.zadd(keys.LOAD_TESTS, {run.id: run.started})
-        pipe.zremrangebyscore(keys.LOAD_TESTS, "-inf", run.started - LIFETIME)
-        pipe.zrange(keys.LOAD_TESTS, 0, -RUNS_KEPT - 1)
+        pipe.zremrangebyscore(keys.LOAD_TESTS, "-inf", run.started - LIFETIME_SECONDS)
+        pipe.zrange(keys.LOAD_TESTS, 0, -MAX_RUNS - 1)
         *_, forgotten = await pipe.execute()
     if forgotten:
-        await redis.delete(*(keys.load_test(run_id.decode()) for run_id in forgotten))
+        await redis.delete(*map(_key, forgotten))
         await redis.zrem(keys.LOAD_TESTS, *forgotten)
-    return run
+    await enqueue_step(redis, run)
 
 
-async def call_orchestrator(redis: ArqRedis, run: Run) -> None:
-    """Queue the next step of a run: to send what is next or, when its time is over, to report."""
+async def enqueue_step(redis: ArqRedis, run: LoadTestRun) -> None:
+    """Queue the step after `run.step`, unless it is queued already or the run has ended."""
+    now = timestamp_ms()
     all_sent = run.sent == run.test.tasks
-    await redis.enqueue_job(
-        ORCHESTRATOR,
-        run.id,
-        _job_id=_report_job_id(run) if all_sent else f"{run.id}:from-{run.sent}",
-        _queue_name=WORKER_QUEUES["load_test"]["queue_name"],
-        _defer_by=max(run.deadline - time.time(), 0) if all_sent else run.test.delay_seconds,
+    due = run.deadline if all_sent else time.time() + run.test.delay_seconds
+    job = serialize_job(ORCHESTRATOR, (run.id,), {}, None, now, serializer=serialize)
+    await run_script(
+        redis,
+        "enqueue_load_test_step",
+        [keys.load_test(run.id), WORKER_QUEUES["load_test"]["queue_name"]],
+        [
+            run.step,
+            run.step + 1,
+            run.step_id(run.step + 1),
+            job,
+            math.ceil(min(due, run.deadline) * 1000),
+            expires_extra_ms,
+        ],
     )
 
 
-async def load_run(redis: ArqRedis, run_id: str) -> Run:
+async def load_run(redis: ArqRedis, run_id: str) -> LoadTestRun:
     """Read a run.
 
     Raises:
-        RunNotFoundError: There is none.
+        RunNotFoundError: No run has this id, or what is stored is not a run of this version.
     """
-    fields = await redis.hgetall(keys.load_test(run_id))  # type: ignore[misc]
-    if not fields:
-        raise RunNotFoundError(f"there is no run {run_id!r}")
-    run = Run.model_validate_json(fields[b"run"])
-    run.sent = int(fields.get(b"sent", 0))
-    if b"report" in fields:
-        run.report = Report.model_validate_json(fields[b"report"])
+    found = await _load_runs(redis, [run_id.encode(errors="replace")])
+    if not found:
+        raise RunNotFoundError(f"There is no run {run_id!r}")
+    (run,) = found.values()
+    if run is None:
+        raise RunNotFoundError(f"Run {run_id!r} is unreadable")
     return run
 
 
-async def list_runs(redis: ArqRedis) -> list[Run]:
-    """Return the runs that are kept, the newest first."""
-    run_ids = [run_id.decode() for run_id in await redis.zrange(keys.LOAD_TESTS, 0, -1, desc=True)]
-    return [await load_run(redis, run_id) for run_id in run_ids]
+async def list_runs(redis: ArqRedis, limit: int = MAX_RUNS) -> dict[str, LoadTestRun | None]:
+    """Return the newest runs by their ids, the newest first; None is one that is unreadable."""
+    return await _load_runs(redis, await redis.zrange(keys.LOAD_TESTS, 0, limit - 1, desc=True))
 
 
-async def send(redis: ArqRedis, run: Run, *, seconds: float) -> None:
-    """Send the batches that are next, for so long, or one batch where a delay is asked for.
+async def send(redis: ArqRedis, run: LoadTestRun, *, seconds: float) -> None:
+    """Send the next batches for `seconds`, or one batch if the test has a delay between batches.
 
-    It can be interrupted anywhere and called again: no job is sent twice.
+    It stops at the deadline, and when the run has ended or is no longer stored. It can be
+    interrupted anywhere and called again: no job is sent twice.
     """
     test, stop = run.test, time.monotonic() + seconds
-    while run.sent < test.tasks:
+    while run.sent < test.tasks and not run.is_over:
         numbers = range(run.sent, min(run.sent + test.batch_size, test.tasks))
-        await send_jobs(
-            redis,
-            run.queue_name,
-            test.function,
-            [(run.job_id(number), _arguments(test, number)) for number in numbers],
-        )
+        jobs = zip(run.job_ids(numbers), _arguments(test, numbers), strict=True)
+        await enqueue_bulk(redis, run.queue_name, test.function, jobs)
         run.sent = numbers.stop
-        await redis.hset(keys.load_test(run.id), "sent", str(run.sent))  # type: ignore[misc]
+        if not await _update(redis, run, "sent", run.sent):
+            return
         if test.delay_seconds or time.monotonic() >= stop:
             return
 
@@ -183,54 +171,43 @@ async def send(redis: ArqRedis, run: Run, *, seconds: float) -> None:
 class Collector:
     """Reads the results of a run as they come, each once."""
 
-    def __init__(self, redis: ArqRedis, run: Run) -> None:
+    def __init__(self, redis: ArqRedis, run: LoadTestRun) -> None:
         """Begin with the first job of the run."""
         self.redis = redis
         self.run = run
         self.outcomes = Outcomes()
         self._next = 0
+        # The jobs before the next one that have no result yet.
         self._open: list[int] = []
 
     @property
     def is_complete(self) -> bool:
-        """Whether it is known of each job what became of it."""
+        """Whether it is known of each job what happened to it."""
         return self.outcomes.finished + self.outcomes.lost == self.run.test.tasks
 
     async def collect(self) -> None:
-        """Read the results that have come since the last call."""
-        found = WINDOW
-        while found >= WINDOW // 2:
-            stop = min(self._next + WINDOW - len(self._open), self.run.test.tasks)
+        """Read the results that have come since the last call; queue a step that was lost."""
+        if self.run.is_over:
+            await self._collect_rest()
+            return
+        found = MAX_BATCH_JOBS
+        while found >= MAX_BATCH_JOBS // 2:
+            stop = min(self._next + MAX_BATCH_JOBS - len(self._open), self.run.sent)
             found = await self._read([*self._open, *range(self._next, stop)])
             self._next = stop
         if not found:
-            await self._look_for_lost_jobs()
+            await self._count_lost_jobs()
+            await self._replace_lost_step()
 
-    async def report(self) -> Report:
-        """Return the figures so far; those of a complete run are stored with it."""
-        report = summarize(
-            self.outcomes,
-            tasks=self.run.test.tasks,
-            sent=self.run.sent,
-            max_jobs=self.run.max_jobs,
-            poll_delay=self.run.poll_delay,
-            read_limit=self.run.read_limit,
-            server_cpu_seconds=await _server_cpu_seconds(self.redis) - self.run.server_cpu_seconds,
-        )
-        if self.is_complete or time.time() >= self.run.deadline:
-            await self._store(report)
-        return report
-
-    async def _store(self, report: Report) -> None:
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(keys.load_test(self.run.id), "report", report.model_dump_json())
-            # The orchestrator need not do it again when the run's time is over.
-            pipe.zrem(WORKER_QUEUES["load_test"]["queue_name"], _report_job_id(self.run))
-            pipe.delete(job_key_prefix + _report_job_id(self.run))
-            await pipe.execute()
+    async def report(self) -> LoadTestReport:
+        """Return the figures so far; if the run has ended, return the ones stored with it."""
+        server_cpu_seconds = await _server_cpu_seconds(self.redis)
+        used = server_cpu_seconds - self.run.server_cpu_seconds
+        report = summarize(self.outcomes, self.run, used)
+        return await self._end(report) if self.is_complete or self.run.is_over else report
 
     async def _read(self, numbers: list[int]) -> int:
-        results = await read_results(self.redis, [self.run.job_id(number) for number in numbers])
+        results = await read_results(self.redis, self.run.job_ids(numbers))
         self._open = []
         for number, result in zip(numbers, results, strict=True):
             if result is None:
@@ -239,49 +216,90 @@ class Collector:
                 self.outcomes.add(result)
         return len(numbers) - len(self._open)
 
-    async def _look_for_lost_jobs(self) -> None:
-        sent = [number for number in self._open if number < self.run.sent]
-        queued = await are_queued(
-            self.redis, self.run.queue_name, [self.run.job_id(number) for number in sent]
-        )
-        gone = {number for number, is_queued in zip(sent, queued, strict=True) if not is_queued}
-        if gone:
-            # A job leaves the queue as its result is written: look once more for that.
-            still_open = [number for number in self._open if number not in gone]
-            await self._read(sorted(gone))
-            self.outcomes.lost += len(self._open)
-            self._open = still_open
+    async def _collect_rest(self) -> None:
+        """Read what there is of each job that has no result yet, once."""
+        rest = [*self._open, *range(self._next, self.run.sent)]
+        still_open: list[int] = []
+        for numbers in _batches(rest):
+            await self._read(numbers)
+            await self._count_lost_jobs()
+            still_open += self._open
+        self._open, self._next = still_open, self.run.sent
+
+    async def _count_lost_jobs(self) -> None:
+        run, waiting = self.run, self._open
+        queued = await are_queued(self.redis, run.queue_name, run.job_ids(waiting))
+        gone = [number for number, found in zip(waiting, queued, strict=True) if not found]
+        # A job leaves the queue as its result is written, so look for that once more.
+        await self._read(gone)
+        self.outcomes.lost += len(self._open)
+        self._open = [number for number, found in zip(waiting, queued, strict=True) if found]
+
+    async def _replace_lost_step(self) -> None:
+        run, queue = self.run, WORKER_QUEUES["load_test"]["queue_name"]
+        (queued,) = await are_queued(self.redis, queue, [run.step_id(run.step)])
+        if not queued:
+            await enqueue_step(self.redis, run)
+
+    async def _end(self, report: LoadTestReport) -> LoadTestReport:
+        """Store the report if it is the first one, and withdraw the jobs that are still queued."""
+        run, queue = self.run, WORKER_QUEUES["load_test"]["queue_name"]
+        if not await _update(self.redis, run, "report", report.model_dump_json()):
+            stored = (await _load_runs(self.redis, [run.id.encode()])).get(run.id)
+            report = (stored and stored.report) or report
+        for numbers in _batches(self._open):
+            await withdraw_jobs(self.redis, run.queue_name, run.job_ids(numbers))
+        await withdraw_jobs(self.redis, queue, [run.step_id(run.step)])
+        return report
 
 
 @dataclass
-class Progress:
-    """How far a run is."""
+class LoadTestProgress:
+    """How far a run is; `outage` says why Redis does not answer."""
 
-    done: int
-    failed: int
-    queued: int
-    seconds: float
+    done: int = 0
+    failed: int = 0
+    queued: int = 0
+    outage: RedisError | None = None
 
 
-async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[Progress]:
-    """Collect until the run is complete or its time is over, and tell how far it is."""
+async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[LoadTestProgress]:
+    """Collect until the run ends, and yield how far it is; wait while Redis does not answer.
+
+    Args:
+        collector: The collector of the run.
+        interval: The seconds between two looks.
+
+    Raises:
+        RunNotFoundError: The run is no longer stored.
+        RedisError: Redis does not answer at the deadline.
+    """
     run, redis = collector.run, collector.redis
+    progress = LoadTestProgress()
     while True:
-        run.sent = (await load_run(redis, run.id)).sent
-        await collector.collect()
-        yield Progress(
-            done=collector.outcomes.finished,
-            failed=collector.outcomes.failed,
-            queued=await redis.zcard(run.queue_name),
-            seconds=time.time() - run.started,
-        )
-        if collector.is_complete or time.time() >= run.deadline:
+        is_over = run.is_over
+        try:
+            sent, step = await redis.hmget(keys.load_test(run.id), ["sent", "step"])  # type: ignore[misc]
+            if sent is None:
+                raise RunNotFoundError(f"Run {run.id} is no longer stored")
+            run.sent, run.step = int(sent), int(step)
+            await collector.collect()
+            progress.queued = await redis.zcard(run.queue_name)
+            progress.outage = None
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            if is_over:
+                raise
+            progress.outage = error
+        progress.done = collector.outcomes.finished
+        progress.failed = collector.outcomes.failed
+        yield progress
+        if collector.is_complete or is_over:
             return
         await asyncio.sleep(interval)
 
 
-async def read_report(redis: ArqRedis, run: Run) -> Report:
-    """Return a run's report: the stored one, or one of what there is now."""
+async def read_report(redis: ArqRedis, run: LoadTestRun) -> LoadTestReport:
+    """Return a run's report: the stored one, or the figures so far."""
     if run.report:
         return run.report
     collector = Collector(redis, run)
@@ -289,14 +307,53 @@ async def read_report(redis: ArqRedis, run: Run) -> Report:
     return await collector.report()
 
 
-def _report_job_id(run: Run) -> str:
-    return f"{run.id}:report"
+def _batches(numbers: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(numbers), MAX_BATCH_JOBS):
+        yield numbers[start : start + MAX_BATCH_JOBS]
 
 
-def _arguments(test: LoadTest, number: int) -> dict[str, Any]:
+def _key(run_id: bytes) -> bytes:
+    return keys.load_test("").encode() + run_id
+
+
+async def _load_runs(redis: ArqRedis, run_ids: Sequence[bytes]) -> dict[str, LoadTestRun | None]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for run_id in run_ids:
+            pipe.hmget(_key(run_id), FIELDS)  # type: ignore[arg-type]
+        stored = await pipe.execute(raise_on_error=False)
+    runs: dict[str, LoadTestRun | None] = {}
+    for run_id, values in zip(run_ids, stored, strict=True):
+        if isinstance(values, ResponseError) and str(values).startswith("WRONGTYPE"):
+            values = [b""]
+        if isinstance(values, Exception):
+            raise values
+        # The sorted set remembers a run for longer than its hash lives.
+        if any(value is not None for value in values):
+            name = run_id.decode(errors="backslashreplace")
+            runs[name] = _parse(name, values)
+    return runs
+
+
+def _parse(run_id: str, values: Sequence[bytes | None]) -> LoadTestRun | None:
+    try:
+        run, *state = [from_json(value or b"null") for value in values]
+        fields = zip(FIELDS[1:], state, strict=True)
+        known = {name: value for name, value in fields if value is not None}
+        return LoadTestRun.model_validate(run | known | {"id": run_id})
+    except (ValueError, TypeError):
+        return None
+
+
+async def _update(redis: ArqRedis, run: LoadTestRun, field: str, value: str | int) -> bool:
+    """Set a field of a run; return False if the run has its report or is no longer stored."""
+    key = keys.load_test(run.id)
+    return bool(await run_script(redis, "update_load_test", [key], [field, value]))
+
+
+def _arguments(test: LoadTest, numbers: Sequence[int]) -> list[dict[str, Any]]:
     if test.type == "failure_testing" and test.seed is not None:
-        return {"seed": test.seed + number}
-    return {}
+        return [{"seed": test.seed + number} for number in numbers]
+    return [{}] * len(numbers)
 
 
 async def _server_cpu_seconds(redis: ArqRedis) -> float:

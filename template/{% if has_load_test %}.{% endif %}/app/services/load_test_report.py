@@ -1,24 +1,42 @@
-"""The figures of a load test, and what they say about the limit."""
+"""Load tests as data: what to run, the run as it is stored, and the report on its jobs."""
 
+import asyncio
 import math
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from app.core.serializer import TaskError
+from app.core import keys
+from app.core.bulk import MAX_BATCH_JOBS, JobResult
 
-# From this share of a resource on, a run is said to be limited by it.
-BUSY = 0.75
-# The upper ends of the histogram's bars, in milliseconds.
-BARS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, math.inf)
+MAX_TASKS = 1_000_000
+# A run is said to be limited by a part that was busy for at least this share of it.
+MIN_LIMIT_SHARE = 0.75
+MAX_FAILURES = 10
+MAX_ERROR_CHARS = 200
+# The upper ends of the histogram's bars, in milliseconds. None is the end of the last one.
+BARS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+REMEDIES = {
+    "worker CPU": "start more workers",
+    "worker slots": "raise max_jobs or start more workers",
+    "Redis CPU": "run fewer jobs on this server",
+    "polls": "raise queue_read_limit or lower poll_delay",
+    "sending": "send larger batches",
+}
+
+LoadTestType = Literal["cpu_intensive", "io_simulation", "memory_operations", "failure_testing"]
+Count = Annotated[int, Field(ge=0, le=MAX_TASKS)]
+Positive = Annotated[float, Field(gt=0, lt=1e10)]
 
 
-class Percentiles(BaseModel):
-    """Of a list of milliseconds, by nearest rank."""
+class Percentiles(BaseModel, allow_inf_nan=False):
+    """Percentiles of milliseconds, by nearest rank."""
 
     p50: float
     p90: float
@@ -27,23 +45,23 @@ class Percentiles(BaseModel):
     max: float
 
 
-class Report(BaseModel):
-    """What became of every job of a run."""
+class LoadTestReport(BaseModel, allow_inf_nan=False):
+    """What happened to every job of a run."""
 
-    sent: int
-    succeeded: int
-    failed: int
-    aborted: int
-    lost: int
-    not_finished: int
-    retried: int
+    sent: Count
+    succeeded: Count
+    failed: Count
+    aborted: Count
+    lost: Count
+    not_finished: Count
+    retried: Count
     complete: bool
     wall_seconds: float
     jobs_per_second: float
     wait_ms: Percentiles | None
     run_ms: Percentiles | None
-    histogram: list[tuple[float, int]]
-    failures: dict[str, int]
+    histogram: list[tuple[int | None, Count]]
+    failures: dict[str, Count]
     slots_busy: float
     worker_cores: float
     server_cores: float
@@ -51,20 +69,90 @@ class Report(BaseModel):
     poll_share: float
     limit: str
 
+    @property
+    def busy(self) -> dict[str, float]:
+        """The share of the run for which each part was busy, the busiest first."""
+        shares = {
+            "worker CPU": self.worker_cores,
+            "worker slots": self.slots_busy,
+            "Redis CPU": self.server_cores,
+            # More than polls allow: the workers were told of new jobs instead of polling for them.
+            "polls": self.poll_share if self.poll_share <= 1.1 else 0,
+            "sending": self.sending_share,
+        }
+        return dict(sorted(shares.items(), key=lambda part: part[1], reverse=True))
+
+
+class LoadTest(BaseModel, allow_inf_nan=False):
+    """What to run."""
+
+    type: LoadTestType
+    tasks: int = Field(default=10, ge=1, le=MAX_TASKS)
+    batch_size: int = Field(default=500, ge=1, le=MAX_BATCH_JOBS)
+    delay_seconds: float = Field(default=0, ge=0, le=60, description="Between batches.")
+    queue: str = "load_test"
+    timeout_seconds: float = Field(default=300, gt=0, le=3000, description="For the whole run.")
+    seed: int | None = Field(default=None, description="Decides which tasks fail.")
+
+    @property
+    def function(self) -> str:
+        """The name of the task function."""
+        return f"{self.type}_task"
+
+
+class LoadTestRun(BaseModel, allow_inf_nan=False):
+    """A load test as it is stored, with the settings that its worker had."""
+
+    id: str
+    test: LoadTest
+    queue_name: str
+    max_jobs: int = Field(ge=1)
+    poll_delay: Positive
+    read_limit: int = Field(ge=1)
+    started: Positive
+    server_cpu_seconds: float
+    sent: int = Field(default=0, ge=0, le=MAX_TASKS)
+    step: int = Field(default=0, ge=0)
+    report: LoadTestReport | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When the run ends at the latest, in seconds of the epoch."""
+        return self.started + self.test.timeout_seconds
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.time() >= self.deadline
+
+    def job_ids(self, numbers: Sequence[int]) -> list[str]:
+        """Return the ids of the jobs with these numbers."""
+        return [f"{keys.BULK_PREFIX}{self.id}:{number}" for number in numbers]
+
+    def step_id(self, step: int) -> str:
+        """Return the id of the orchestrator's job for a step."""
+        return f"{keys.BULK_PREFIX}{self.id}:step-{step}"
+
 
 @dataclass
-class WorkerTimes:
-    """What the results of one worker's jobs say of its process."""
+class WorkerCpu:
+    """The CPU seconds of a worker's process after two of its jobs, and when they finished."""
 
     first_finish: int
     last_finish: int
     first_cpu: float
     last_cpu: float
 
+    @property
+    def cores(self) -> float:
+        """The cores that the process used on average."""
+        seconds = (self.last_finish - self.first_finish) / 1000
+        return (self.last_cpu - self.first_cpu) / seconds if seconds > 0 else 0
+
 
 @dataclass
 class Outcomes:
-    """What the results read so far add up to; the times are milliseconds."""
+    """The sums over the results read so far; times are milliseconds."""
 
     succeeded: int = 0
     failed: int = 0
@@ -77,99 +165,79 @@ class Outcomes:
     first_sent: float = math.inf
     last_sent: float = 0
     last_finish: float = 0
-    workers: dict[str, WorkerTimes] = field(default_factory=dict)
+    workers: dict[str, WorkerCpu] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
-        """The jobs that have ended, however they did."""
+        """The number of jobs that have ended, with or without success."""
         return self.succeeded + self.failed + self.aborted
 
-    def add(self, result: dict[str, Any]) -> None:
-        """Count one of arq's raw results."""
-        sent, started, finished = result["et"], result["st"], result["ft"]
-        self.retried += result["t"] > 1
-        # arq knows no time of enqueueing for a job that it could not read or that has expired.
-        if sent:
-            self.waits.append(max(started - sent, 0))
-            self.first_sent = min(self.first_sent, sent)
-            self.last_sent = max(self.last_sent, sent)
-        self.runs.append(finished - started)
-        self.last_finish = max(self.last_finish, finished)
-        if result["s"]:
+    def add(self, result: JobResult) -> None:
+        """Count a result."""
+        self.retried += result.tries > 1
+        # arq does not know when a job was enqueued that had expired or could not be decoded.
+        if result.enqueued:
+            self.waits.append(max(result.started - result.enqueued, 0))
+            self.first_sent = min(self.first_sent, result.enqueued)
+            self.last_sent = max(self.last_sent, result.enqueued)
+        if result.finished:
+            self.runs.append(max(result.finished - result.started, 0))
+            self.last_finish = max(self.last_finish, result.finished)
+        if result.success:
             self.succeeded += 1
-            self._add_worker(result["r"], finished)
-        elif isinstance(result["r"], TaskError):
-            self.failed += 1
-            self.failures[str(result["r"])] += 1
-        else:
+            self._add_worker(result)
+        elif isinstance(result.value, asyncio.CancelledError):
             self.aborted += 1
+        else:
+            self.failed += 1
+            self.failures[str(result.value)[:MAX_ERROR_CHARS]] += 1
 
-    def _add_worker(self, result: dict[str, Any], finished: int) -> None:
-        cpu = result["cpu_seconds"]
-        times = self.workers.setdefault(result["worker"], WorkerTimes(finished, finished, cpu, cpu))
-        if cpu < times.first_cpu:
-            times.first_cpu, times.first_finish = cpu, finished
-        if cpu > times.last_cpu:
-            times.last_cpu, times.last_finish = cpu, finished
+    def _add_worker(self, result: JobResult) -> None:
+        match result.value:
+            case {"worker": str(worker), "cpu_seconds": float(cpu)} if math.isfinite(cpu):
+                finish = result.finished
+                known = self.workers.setdefault(worker, WorkerCpu(finish, finish, cpu, cpu))
+                if cpu < known.first_cpu:
+                    known.first_cpu, known.first_finish = cpu, finish
+                if cpu > known.last_cpu:
+                    known.last_cpu, known.last_finish = cpu, finish
 
 
-def summarize(
-    outcomes: Outcomes,
-    *,
-    tasks: int,
-    sent: int,
-    max_jobs: int,
-    poll_delay: float,
-    read_limit: int,
-    server_cpu_seconds: float,
-) -> Report:
-    """Turn outcomes into a report.
-
-    Args:
-        outcomes: What was read.
-        tasks: How many jobs the run was to have.
-        sent: How many have been sent.
-        max_jobs: The jobs that one worker of the queue runs at a time.
-        poll_delay: The seconds between two looks of a worker for jobs.
-        read_limit: The jobs that a worker starts at most after each look.
-        server_cpu_seconds: The CPU time that Redis has used during the run.
-    """
-    wall = max(outcomes.last_finish - outcomes.first_sent, 1) / 1000 if outcomes.finished else 0
+def summarize(outcomes: Outcomes, run: LoadTestRun, server_cpu_seconds: float) -> LoadTestReport:
+    """Turn outcomes into a report; `server_cpu_seconds` is what Redis has used during the run."""
+    first_sent = min(outcomes.first_sent, outcomes.last_finish)
+    # Without a job that has run, every rate and every share is 0.
+    wall = max(outcomes.last_finish - first_sent, 1) / 1000 if outcomes.runs else math.inf
     workers = max(len(outcomes.workers), 1)
-    shares = {
-        "slots_busy": sum(outcomes.runs) / 1000 / (wall * workers * max_jobs) if wall else 0,
-        "worker_cores": max(map(_cores, outcomes.workers.values()), default=0),
-        "server_cores": server_cpu_seconds / wall if wall else 0,
-        "sending_share": (
-            (outcomes.last_sent - outcomes.first_sent) / 1000 / wall if outcomes.waits else 0
-        ),
-        "poll_share": (
-            outcomes.finished * poll_delay / (wall * workers * read_limit) if wall else 0
-        ),
-    }
-    wait = percentiles(outcomes.waits)
-    return Report(
-        sent=sent,
+    started_at_most = run.read_limit * workers * wall / run.poll_delay
+    report = LoadTestReport(
+        sent=run.sent,
         succeeded=outcomes.succeeded,
         failed=outcomes.failed,
         aborted=outcomes.aborted,
         lost=outcomes.lost,
-        not_finished=tasks - outcomes.finished - outcomes.lost,
+        not_finished=run.test.tasks - outcomes.finished - outcomes.lost,
         retried=outcomes.retried,
-        complete=outcomes.finished == tasks,
-        wall_seconds=round(wall, 3),
-        jobs_per_second=round(outcomes.finished / wall, 1) if wall else 0,
-        wait_ms=wait,
+        complete=outcomes.finished == run.test.tasks,
+        wall_seconds=round(wall, 3) if outcomes.runs else 0,
+        jobs_per_second=round(outcomes.finished / wall, 1),
+        wait_ms=percentiles(outcomes.waits),
         run_ms=percentiles(outcomes.runs),
         histogram=histogram(outcomes.runs),
-        failures=dict(outcomes.failures.most_common(10)),
-        limit=_limit(**shares, max_jobs=max_jobs, poll_delay=poll_delay, wait=wait),
-        **{name: round(share, 3) for name, share in shares.items()},
+        failures=dict(outcomes.failures.most_common(MAX_FAILURES)),
+        slots_busy=round(sum(outcomes.runs) / 1000 / (wall * workers * run.max_jobs), 3),
+        worker_cores=round(max((cpu.cores for cpu in outcomes.workers.values()), default=0), 3),
+        server_cores=round(max(server_cpu_seconds, 0) / wall, 3),
+        sending_share=round(max(outcomes.last_sent - first_sent, 0) / 1000 / wall, 3),
+        poll_share=round(outcomes.finished / started_at_most, 3),
+        limit="",
     )
+    report.limit = _limit(report, run.poll_delay * 1000)
+    return report
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """Return the percentiles of a list, or None of an empty one."""
+    """Return the percentiles of a list, or None for an empty one."""
     if not values:
         return None
     ranked = sorted(values)
@@ -180,67 +248,27 @@ def percentiles(values: Sequence[float]) -> Percentiles | None:
     return Percentiles(p50=rank(50), p90=rank(90), p95=rank(95), p99=rank(99), max=ranked[-1])
 
 
-def histogram(values: Sequence[float]) -> list[tuple[float, int]]:
+def histogram(values: Sequence[float]) -> list[tuple[int | None, int]]:
     """Count the values up to each of `BARS`, without the empty bars at both ends."""
-    counts = [0] * len(BARS)
-    for value in values:
-        counts[bisect_left(BARS, value)] += 1
-    filled = [index for index, count in enumerate(counts) if count]
-    if not filled:
+    bars = Counter(bisect_left(BARS, value) for value in values)
+    if not bars:
         return []
-    return list(zip(BARS, counts, strict=True))[filled[0] : filled[-1] + 1]
+    return [((*BARS, None)[bar], bars[bar]) for bar in range(min(bars), max(bars) + 1)]
 
 
-def _cores(times: WorkerTimes) -> float:
-    seconds = (times.last_finish - times.first_finish) / 1000
-    return (times.last_cpu - times.first_cpu) / seconds if seconds else 0
-
-
-def _limit(
-    *,
-    slots_busy: float,
-    worker_cores: float,
-    server_cores: float,
-    sending_share: float,
-    poll_share: float,
-    max_jobs: int,
-    poll_delay: float,
-    wait: Percentiles | None,
-) -> str:
-    if wait is None:
-        return "No job has finished, so nothing can be said of the limit."
-    polls = wait.p50 / 1000 / poll_delay
-    if sending_share >= BUSY and polls <= 2:
-        return (
-            f"Limited by the sending: it took {sending_share:.0%} of the run, and half of the jobs "
-            f"waited for {wait.p50:.0f} ms at most."
-        )
-    if polls <= 1.5:
-        return (
-            f"Limited by the poll: workers look for jobs every {poll_delay * 1000:g} ms, and "
-            f"half of the jobs waited for {wait.p50:.0f} ms at most."
-        )
-    resources = {
-        "the CPU": (
-            worker_cores,
-            f"a worker's process used {worker_cores:.2f} cores, with {slots_busy:.0%} of its "
-            f"{max_jobs} slots busy.",
-        ),
-        "max_jobs": (
-            slots_busy,
-            f"the {max_jobs} slots of each worker were busy for {slots_busy:.0%} of the run, while "
-            f"its process used {worker_cores:.2f} cores.",
-        ),
-        "the server": (server_cores, f"Redis used {server_cores:.2f} cores, and can use one."),
-        "the poll": (
-            poll_share,
-            f"workers started {poll_share:.0%} of the jobs that queue_read_limit and poll_delay "
-            "allow.",
-        ),
-    }
-    # More slots would not help a busy process, however full they are.
-    name = "the CPU" if worker_cores >= BUSY else max(resources, key=resources.__getitem__)
-    share, figures = resources[name]
-    if share < BUSY:
-        return f"Limited by nothing all the time; {name} came nearest: {figures}"
-    return f"Limited by {name}: {figures}"
+def _limit(report: LoadTestReport, poll_ms: float) -> str:
+    if report.wait_ms is None:
+        return "No job has finished, so the limit is unknown."
+    wait_ms = report.wait_ms.p50
+    if report.sending_share >= MIN_LIMIT_SHARE and wait_ms <= 2 * poll_ms:
+        return f"Limited by sending: half of the jobs waited {wait_ms:.0f} ms at most."
+    # A worker that is told of new jobs instead of polling starts them sooner than this.
+    if poll_ms / 4 <= wait_ms <= poll_ms * 1.5:
+        return f"Limited by polls every {poll_ms:g} ms: half of the jobs waited {wait_ms:.0f} ms."
+    part, share = next(iter(report.busy.items()))
+    # A busy process gains nothing from more slots, however full these are.
+    if report.worker_cores >= MIN_LIMIT_SHARE:
+        part, share = "worker CPU", report.worker_cores
+    if share < MIN_LIMIT_SHARE:
+        return f"Limited by no single part; the busiest was {part}, at {share:.0%}."
+    return f"Limited by {part}, {share:.0%} busy: {REMEDIES[part]}."

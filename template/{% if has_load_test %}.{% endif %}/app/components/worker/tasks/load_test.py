@@ -1,4 +1,4 @@
-"""Work for measuring workers: a few milliseconds each of computing, waiting, memory or failing."""
+"""Tasks that measure workers: a few milliseconds of computing, waiting, memory use or failing."""
 
 import asyncio
 import hashlib
@@ -6,50 +6,28 @@ import os
 import random
 import socket
 import time
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from redis.exceptions import RedisError
 
 from app.components.worker.retries import try_again
-from app.services.load_test import Collector, call_orchestrator, load_run, send
+from app.components.worker.threads import in_thread
+from app.services.load_test import Collector, enqueue_step, load_run, send
 
-# How long the orchestrator sends before it lets go of its slot, in seconds.
+# How long a step of the orchestrator sends before it frees its slot.
 STEP_SECONDS = 5
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
 
 class LoadResult(TypedDict):
-    """What every task returns: its duration, and by whose CPU time a report tells the limit."""
+    """What every task returns: its duration, what it made, and its worker's CPU time so far."""
 
     seconds: float
     worker: str
     cpu_seconds: float
-
-
-class CpuResult(LoadResult):
-    """What `cpu_intensive_task` did."""
-
-    rounds: int
-    digest: str
-
-
-class IoResult(LoadResult):
-    """What `io_simulation_task` did."""
-
-    payload_bytes: int
-
-
-class MemoryResult(LoadResult):
-    """What `memory_operations_task` did."""
-
-    megabytes: int
-    checksum: str
-
-
-class FailureResult(LoadResult):
-    """What `failure_testing_task` did when it did not fail."""
-
-    failure_rate: float
+    digest: NotRequired[str]
+    payload_bytes: NotRequired[int]
+    checksum: NotRequired[str]
 
 
 class OrchestratorResult(TypedDict):
@@ -64,30 +42,28 @@ class SimulatedError(Exception):
     """The failure that `failure_testing_task` was asked for."""
 
 
-async def cpu_intensive_task(ctx: dict[str, Any], rounds: int = 10_000) -> CpuResult:
-    """Derive a key in `rounds` rounds of SHA-256.
+async def cpu_intensive_task(ctx: dict[str, Any], rounds: int = 10_000) -> LoadResult:
+    """Derive a key in `rounds` rounds of SHA-256; return its `digest`.
 
-    hashlib lets other threads run meanwhile: neither the event loop nor the next job waits.
+    hashlib lets other threads run meanwhile, so neither the event loop nor the next job waits.
 
     Raises:
         ValueError: `rounds` is not from 1 to 10,000,000.
     """
     _check("rounds", rounds, 1, 10_000_000)
     start = time.perf_counter()
-    digest = await asyncio.get_running_loop().run_in_executor(
-        ctx["pool"], hashlib.pbkdf2_hmac, "sha256", b"password", b"salt", rounds
-    )
-    return CpuResult(rounds=rounds, digest=digest.hex(), **_measure(start))
+    digest = await in_thread(ctx, hashlib.pbkdf2_hmac, "sha256", b"password", b"salt", rounds)
+    return LoadResult(digest=digest.hex(), **_measure(start))
 
 
 async def io_simulation_task(
     ctx: dict[str, Any], wait_ms: float = 5, payload_bytes: int = 1024
-) -> IoResult:
-    """Send a payload to Redis and back, after a wait as for a slower service.
+) -> LoadResult:
+    """Wait as for a slow service, then send a payload to Redis and back; return `payload_bytes`.
 
     Raises:
         arq.Retry: Redis does not answer.
-        redis.exceptions.RedisError: It has not answered at the last try either.
+        redis.exceptions.RedisError: Redis did not answer on the last try either.
         ValueError: `wait_ms` is not from 0 to 60,000, or `payload_bytes` not from 0 to 1,000,000.
     """
     _check("wait_ms", wait_ms, 0, 60_000)
@@ -98,27 +74,25 @@ async def io_simulation_task(
         payload = await ctx["redis"].echo(bytes(payload_bytes))
     except RedisError as error:
         raise try_again(ctx, error) from error
-    return IoResult(payload_bytes=len(payload), **_measure(start))
+    return LoadResult(payload_bytes=len(payload), **_measure(start))
 
 
-async def memory_operations_task(ctx: dict[str, Any], megabytes: int = 4) -> MemoryResult:
-    """Fill, copy, reverse and check a block of memory, of which two copies exist at a time.
+async def memory_operations_task(ctx: dict[str, Any], megabytes: int = 4) -> LoadResult:
+    """Fill, copy, reverse and hash a block of memory, two copies at a time; return its `checksum`.
 
     Raises:
         ValueError: `megabytes` is not from 1 to 256.
     """
     _check("megabytes", megabytes, 1, 256)
     start = time.perf_counter()
-    checksum = await asyncio.get_running_loop().run_in_executor(
-        ctx["pool"], _move_memory, megabytes * 1024 * 1024
-    )
-    return MemoryResult(megabytes=megabytes, checksum=checksum, **_measure(start))
+    checksum = await in_thread(ctx, _move_memory, megabytes * 1024 * 1024)
+    return LoadResult(checksum=checksum, **_measure(start))
 
 
 async def failure_testing_task(
     ctx: dict[str, Any], failure_rate: float = 0.5, seed: int | None = None
-) -> FailureResult:
-    """Fail after a moment, with the given probability; the same seed decides the same way.
+) -> LoadResult:
+    """Fail after a moment, with the given probability; the same seed always gives the same outcome.
 
     Raises:
         SimulatedError: As asked for.
@@ -129,35 +103,38 @@ async def failure_testing_task(
     await asyncio.sleep(0.001)
     if random.Random(seed).random() < failure_rate:  # noqa: S311 - nothing secret depends on it
         raise SimulatedError(f"asked to fail {failure_rate:.0%} of the time")
-    return FailureResult(failure_rate=failure_rate, **_measure(start))
+    return _measure(start)
 
 
 async def load_test_orchestrator(ctx: dict[str, Any], run_id: str) -> OrchestratorResult:
-    """Send a stored run, and write its report when its time is over.
+    """Send the next jobs of a run and queue the next step, or end the run at its deadline.
 
-    It works in steps of a few seconds and queues itself for the next one, so that the queue's
-    short timeout holds, and the run goes on after a worker was killed.
+    A step is short, so that the queue's short timeout is enough for a long run, and the run goes
+    on after its worker was killed.
 
     Raises:
-        RunNotFoundError: Nobody has stored the run, or it was too long ago.
+        arq.Retry: Redis does not answer.
+        redis.exceptions.RedisError: Redis did not answer on the last try either.
+        RunNotFoundError: The run is not stored, or no longer.
     """
     redis = ctx["redis"]
-    run = await load_run(redis, run_id)
-    if run.sent < run.test.tasks:
-        await send(redis, run, seconds=STEP_SECONDS)
-    elif run.report is None and time.time() >= run.deadline:
+    try:
+        run = await load_run(redis, run_id)
         collector = Collector(redis, run)
-        await collector.collect()
-        await collector.report()
-        return OrchestratorResult(run_id=run_id, sent=run.sent, complete=collector.is_complete)
+        await send(redis, run, seconds=STEP_SECONDS)
+        if run.is_over:
+            await collector.collect()
+            await collector.report()
+        else:
+            await enqueue_step(redis, run)
+    except RedisError as error:
+        raise try_again(ctx, error) from error
+    return OrchestratorResult(run_id=run_id, sent=run.sent, complete=collector.is_complete)
 
-    await call_orchestrator(redis, run)
-    return OrchestratorResult(run_id=run_id, sent=run.sent, complete=False)
 
-
-def _check(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ValueError(f"{name} is {value}: it must be from {least} to {most}")
+def _check(name: str, value: float, minimum: float, maximum: float) -> None:
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{name} is {value}: it must be from {minimum} to {maximum}")
 
 
 def _move_memory(size: int) -> str:
