@@ -13,6 +13,7 @@ from arq.utils import timestamp_ms
 from arq.worker import Worker
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from app.components.worker.queues import settings
 from app.components.worker.queues.load_test import WorkerSettings
 from app.components.worker.tasks import load_test as tasks
 from app.core import keys
@@ -77,7 +78,7 @@ async def step(redis: ArqRedis, run: LoadTestRun) -> tasks.OrchestratorResult:
 
 async def test_every_job_is_counted(redis: ArqRedis, worker: Worker) -> None:
     run = await prepare(
-        redis, LoadTest(type="io_simulation", tasks=250, batch_size=100), WorkerSettings
+        redis, LoadTest(type="io_simulation", tasks=250, batch_size=100), settings("load_test")
     )
     await start(redis, run)
     report = await wait_for_report(redis, run)
@@ -289,7 +290,7 @@ async def test_a_running_job_is_not_withdrawn(redis: ArqRedis) -> None:
 async def test_what_cannot_work_is_refused(redis: ArqRedis, worker: Worker) -> None:
     test = LoadTest(type="io_simulation", queue="lunch")
     with pytest.raises(RefusedError, match="Queue 'lunch' is not one of WORKER_QUEUES: "):
-        await prepare(redis, test, WorkerSettings)
+        await prepare(redis, test, settings("load_test"))
     other = queue_of(tasks.cpu_intensive_task, max_jobs=1, queue_read_limit=1)
     test = LoadTest(type="io_simulation")
     with pytest.raises(RefusedError, match="does not run io_simulation_task: add it"):
@@ -298,7 +299,7 @@ async def test_what_cannot_work_is_refused(redis: ArqRedis, worker: Worker) -> N
 
 async def test_a_queue_without_a_worker_is_refused(redis: ArqRedis) -> None:
     with pytest.raises(RefusedError, match=r"start one with `python -m arq .*load_test"):
-        await prepare(redis, LoadTest(type="io_simulation"), WorkerSettings)
+        await prepare(redis, LoadTest(type="io_simulation"), settings("load_test"))
     assert await list_runs(redis) == {}
 
 

@@ -6,6 +6,7 @@ import pytest
 from arq.connections import ArqRedis
 
 from app.components.worker.enqueue import enqueue
+from app.components.worker.queues import settings
 from app.components.worker.queues.load_test import WorkerSettings
 from app.components.worker.tasks.load_test import (
     cpu_intensive_task,
@@ -63,7 +64,7 @@ async def test_a_run_counts_each_job(redis: ArqRedis, monkeypatch: pytest.Monkey
     )
     monkeypatch.setitem(WORKER_QUEUES, "load_test", entry)
     async with running(WorkerSettings):
-        run = await prepare(redis, LoadTest(type="io_simulation", tasks=50), WorkerSettings)
+        run = await prepare(redis, LoadTest(type="io_simulation", tasks=50), settings("load_test"))
         await start(redis, run)
         collector = Collector(redis, run)
         async for _ in watch(collector, interval=0.01):
