@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from app.core.bulk import read_results, enqueue_bulk
+from app.core.bulk import enqueue_bulk, read_results
 from app.core.config import settings
 from app.core.redis import create_client
 from app.core.serializer import deserialize, serialize
