@@ -22,7 +22,7 @@ from arq.constants import (
 from httpx2 import Response
 from pydantic import SecretStr
 
-from app.core.config import WORKER_QUEUES, WorkerQueue, settings
+from app.core.config import WORKER_QUEUES, settings
 from app.core.serializer import serialize
 from app.services.jobs import MAX_SHOWN_BYTES
 from tests.conftest import Api
@@ -57,12 +57,7 @@ WorkerSettings = queue_of(work, log_in, func(sleep, timeout=0.01), try_for_ever,
 OlderRelease = queue_of(sleep)
 
 
-@pytest.fixture(autouse=True)
-def test_queue_runs(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The queue is one of the project's."""
-    entry = WorkerQueue(description="", max_jobs=10, timeout_seconds=300, queue_name=QUEUE)
-    monkeypatch.setitem(WORKER_QUEUES, "test", entry)
-    monkeypatch.setitem(sys.modules, "app.components.worker.queues.test", sys.modules[__name__])
+pytestmark = pytest.mark.usefixtures("own_queue")
 
 
 async def send(api: Api, task: str = "work", **options: Any) -> Any:
@@ -222,7 +217,12 @@ async def test_a_taken_id_is_refused_and_changes_nothing(api: Api) -> None:
         ({"args": ["", "soon"]}, "args.1"),
         ({"task": "log_in", "kwargs": {"password": "", "_expires": 1}}, "kwargs._expires"),
         ({"task": "log_in", "kwargs": {"password": "", "big": 2**64}}, "kwargs.big"),
-        ({"id": "../x"}, "id"),
+        ({"id": "a b"}, "id"),
+        ({"args": ["return"], "id": ".."}, "id"),
+        ({"args": ["return"], "id": "cron:system_health_check:1"}, "id"),
+        ({"args": ["return"], "id": "bulk:x"}, "id"),
+        ({"args": ["return"], "delay": True}, "delay"),
+        ({"args": ["return"], "dealy": 1}, "dealy"),
         ({"delay": -1}, "delay"),
         ({"delays": 1}, "delays"),
     ],
@@ -261,11 +261,14 @@ async def test_a_secret_is_shown_to_nobody(
 
 
 async def test_what_is_too_large_is_refused(api: Api, redis: ArqRedis) -> None:
-    answer = await send(api, args=["x" * MAX_SHOWN_BYTES])
-    assert answer["answer"] == 413
+    answer = await send(api, args=["x" * settings.MAX_ARGUMENTS_BYTES])
+    assert (answer["answer"], "store the data elsewhere" in answer["detail"]) == (413, True)
+    assert not await redis.exists(QUEUE)
     sent = await send(api, args=["large"])
     await run_burst(WorkerSettings)
-    assert (await read(api, sent["id"]))["status"] == 413
+    job = await read(api, sent["id"])
+    assert (job["state"], job["error"]) == ("succeeded", None)
+    assert job["result"].startswith("a result of 1,000,")
 
 
 async def test_the_queues_say_how_they_are(api: Api) -> None:
@@ -290,7 +293,7 @@ async def test_dead_letters_are_seen_requeued_and_purged(api: Api) -> None:
     answer = await api("POST", "/dead-letters/requeue", json={"ids": ["raise", "other"]})
     assert answer.json() == {"requeued": 1, "refused": {"other": "there is no such letter"}}
     await run_burst(WorkerSettings)
-    assert (await api("POST", "/dead-letters/purge", json={})).json() == {"purged": 1}
+    assert (await api("POST", "/dead-letters/purge", json={"all": True})).json() == {"purged": 1}
     assert (await api("GET", "/dead-letters")).json() == []
 
 

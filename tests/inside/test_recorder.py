@@ -15,7 +15,7 @@ from app.core import keys
 from app.core.redis import create_client, redis_settings
 from app.core.serializer import Result
 from app.services import dead_letters
-from app.services.dead_letters import Selection, list_letters, purge, requeue
+from app.services.dead_letters import Filter, Selection, list_letters, purge, requeue
 from tests.support import QUEUE, queue_of, run_burst
 
 
@@ -42,7 +42,7 @@ def failed(job_id: str, **changes: Any) -> dict[str, Any]:
 
 
 async def letter_ids(redis: ArqRedis) -> list[str]:
-    return [letter.id for letter in await list_letters(redis, Selection(), 100)]
+    return [letter.id for letter in await list_letters(redis, Filter(), 100)]
 
 
 async def test_a_letter_waits_for_its_result(redis: ArqRedis) -> None:
@@ -54,7 +54,7 @@ async def test_a_letter_waits_for_its_result(redis: ArqRedis) -> None:
     assert await letter_ids(redis) == ["one"]
     assert await redis.hget(keys.LETTERS, "one") == raw  # type: ignore[misc]
     # Neither a requeued nor a purged letter comes back.
-    assert (await requeue(redis, Selection())).requeued == 1
+    assert (await requeue(redis, Selection(all=True), lambda *_: None)).requeued == 1
     await flush(redis)
     assert await letter_ids(redis) == []
 

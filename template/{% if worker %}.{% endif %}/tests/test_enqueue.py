@@ -64,10 +64,10 @@ async def test_a_job_can_wait(redis: ArqRedis) -> None:
     [
         (add, {"wrong": 1}, TypeError, "add: missing a required argument: 'left'"),
         (add, {"left": 1, "wrong": 1}, TypeError, "add: got an unexpected keyword argument"),
-        (add, {"left": object()}, TypeError, "add: a job cannot carry <object"),
-        (add, {"left": 2**64}, TypeError, r"add: a job cannot carry 1844.* \(int\)"),
-        (echo, {"value": NAIVE}, TypeError, "repeat: a job cannot carry datetime"),
-        (echo, {"value": {(1, 2): 3}}, TypeError, "repeat: "),
+        (add, {"left": "one"}, TypeError, "add: kwargs.left: Input should be a valid integer"),
+        (add, {"left": 2**64}, TypeError, "add: kwargs.left: .* more than 64 bits as text"),
+        (echo, {"value": object()}, TypeError, "repeat: kwargs.value: a job cannot carry object"),
+        (echo, {"value": NAIVE}, TypeError, "repeat: kwargs.value: .* give it a time zone"),
         (elsewhere, {}, ValueError, "arq:queue:test does not run elsewhere: add it to"),
     ],
 )

@@ -1,10 +1,14 @@
-"""What is done to every request and every answer."""
+"""Middleware: security headers on responses, limits on the size and time of request bodies."""
+
+import asyncio
 
 from fastapi import HTTPException
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1_000_000
+# How long a client may take to send a body.
+MAX_BODY_SECONDS = 30
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -24,7 +28,7 @@ DOCS_POLICY = (
 
 
 def add_security_headers(app: ASGIApp) -> ASGIApp:
-    """Give each answer the headers that it has not set itself."""
+    """Give each response the headers that it has not set itself."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -42,19 +46,42 @@ def add_security_headers(app: ASGIApp) -> ASGIApp:
 
 
 def limit_body(app: ASGIApp) -> ASGIApp:
-    """Refuse the rest of a body that is larger than `MAX_BODY_BYTES`, in bytes."""
+    """Refuse a body that is larger than `MAX_BODY_BYTES`, or slower than `MAX_BODY_SECONDS`.
+
+    A body that is declared too large is refused before it is read. The connection is closed, since
+    the rest of the body would come.
+    """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "")
+        # A server refuses what is not a number.
+        declared = int(length) if length.isdecimal() else 0
+        deadline: float | None = asyncio.get_running_loop().time() + MAX_BODY_SECONDS
+        received = 0
 
-        async def receive_within_limit() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
+        def refuse_size(size: int) -> None:
             if size > MAX_BODY_BYTES:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
+                detail = f"the body is larger than {MAX_BODY_BYTES:,} bytes"
+                raise HTTPException(413, detail, {"Connection": "close"})
+
+        async def receive_within_limits() -> Message:
+            nonlocal deadline, received
+            refuse_size(declared)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"the body did not come within {MAX_BODY_SECONDS} s"
+                raise HTTPException(408, detail, {"Connection": "close"}) from None
+            received += len(message.get("body", b""))
+            refuse_size(received)
+            if not message.get("more_body"):
+                deadline = None
             return message
 
-        await app(scope, receive_within_limit, send)
+        await app(scope, receive_within_limits, send)
 
     return wrapped

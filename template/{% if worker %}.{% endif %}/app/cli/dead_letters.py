@@ -1,31 +1,30 @@
-"""Dead letters on the command line: looking at jobs that have failed, and sending them again."""
+"""Dead letters on the command line: look at jobs that have failed, send them again, delete them."""
 
-import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from arq.connections import ArqRedis
+from pydantic import ValidationError
 
-from app.core.config import settings
-from app.core.log import CONTROL_CHARACTERS
-from app.core.redis import create_client
+from app.cli.client import with_client
+from app.cli.output import clean, print_json, print_table, show_age
+from app.components.worker.lookup import check_job
 from app.services import dead_letters
-from app.services.dead_letters import LETTERS_KEPT, LIFETIME, Selection
-from app.services.jobs import JobNotFoundError, TooLargeError
+from app.services.dead_letters import MAX_AGE_SECONDS, MAX_LETTERS, Filter, Selection
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 app = typer.Typer(help="Look at jobs that have failed for good.", no_args_is_help=True)
 
 
-Ids = Annotated[list[str] | None, typer.Argument(help="The ids of jobs; all without any.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="The ids of jobs.")]
 Queue = Annotated[str | None, typer.Option(help="Only of this queue.")]
 Task = Annotated[str | None, typer.Option(help="Only of this task.")]
 Age = Annotated[str, typer.Option(help="Only older ones, as in 90s, 15m, 12h or 7d.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers.")]
+All = Annotated[bool, typer.Option("--all", help="All letters.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print what the API returns.")]
 
 
 @app.command("list")
@@ -33,32 +32,40 @@ def list_(
     queue: Queue = None, task: Task = None, older_than: Age = "0s", as_json: AsJson = False
 ) -> None:
     """List the letters, the newest first."""
-    selection = _select(None, queue, task, older_than)
-    letters = _run(lambda redis: dead_letters.list_letters(redis, selection, LETTERS_KEPT))
+    wanted = Filter(queue=queue, task=task, older_than_seconds=_seconds(older_than))
+    letters = with_client(lambda redis: dead_letters.list_letters(redis, wanted, MAX_LETTERS))
     if as_json:
-        typer.echo(json.dumps([letter.model_dump(mode="json") for letter in letters], indent=2))
+        hidden = {"args", "kwargs", "traceback"}
+        print_json([letter.model_dump(mode="json", exclude=hidden) for letter in letters])
         return
-    for letter in letters:
-        when = f"{letter.finished:%Y-%m-%d %H:%M:%S}" if letter.finished else "-"
-        parts = [letter.id, when, letter.queue or "-", letter.task or "-", str(letter.error)[:100]]
-        typer.echo("  ".join(parts).translate(CONTROL_CHARACTERS))
+    print_table(
+        ("id", "age", "queue", "task", "error"),
+        (
+            (
+                letter.id,
+                show_age(letter.finished),
+                letter.queue or "-",
+                letter.task or "-",
+                letter.error,
+            )
+            for letter in letters
+        ),
+        "There are no dead letters.",
+    )
 
 
 @app.command()
 def show(letter_id: str, as_json: AsJson = False) -> None:
     """Print all that is known of a letter."""
-    try:
-        letter = _run(lambda redis: dead_letters.load_letter(redis, letter_id))
-    except (JobNotFoundError, TooLargeError) as error:
-        raise SystemExit(str(error)) from None
+    letter = with_client(lambda redis: dead_letters.load_letter(redis, letter_id))
     if as_json:
-        typer.echo(letter.model_dump_json(indent=2))
+        print_json(letter.model_dump(mode="json"))
         return
     for name, value in letter.model_dump(mode="json", exclude={"traceback"}).items():
         if value is not None:
             typer.echo(f"{name:<10} {json.dumps(value)}")
     for line in (letter.traceback or "").splitlines():
-        typer.echo(line.translate(CONTROL_CHARACTERS))
+        typer.echo(clean(line))
 
 
 @app.command()
@@ -67,17 +74,20 @@ def requeue(
     queue: Queue = None,
     task: Task = None,
     older_than: Age = "0s",
+    every: All = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send jobs again, each under its id with its arguments; exit with 1 where one was refused."""
-    selection = _select(ids, queue, task, older_than)
-    answer = _run(lambda redis: dead_letters.requeue(redis, selection))
+    """Send jobs again, each under its id with its arguments; exit with 1 if one was refused."""
+    selection = _select(ids, queue, task, older_than, every)
+    _confirm("Requeue", selection, yes or bool(ids))
+    answer = with_client(lambda redis: dead_letters.requeue(redis, selection, check_job))
     if as_json:
-        typer.echo(answer.model_dump_json(indent=2))
+        print_json(answer.model_dump())
     else:
         typer.echo(f"{answer.requeued} requeued")
         for job_id, reason in answer.refused.items():
-            typer.echo(f"{job_id}: {reason}", err=True)
+            typer.echo(f"{clean(job_id)}: {clean(reason)}", err=True)
     raise typer.Exit(bool(answer.refused))
 
 
@@ -87,31 +97,39 @@ def purge(
     queue: Queue = None,
     task: Task = None,
     older_than: Age = "0s",
+    every: All = False,
+    yes: Yes = False,
     as_json: AsJson = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete letters for good."""
-    selection = _select(ids, queue, task, older_than)
-    if not yes:
-        letters = _run(lambda redis: dead_letters.list_letters(redis, selection, LETTERS_KEPT))
-        typer.confirm(f"Delete {len(letters)} dead letters for good?", abort=True, err=True)
-    purged = _run(lambda redis: dead_letters.purge(redis, selection))
+    selection = _select(ids, queue, task, older_than, every)
+    _confirm("Delete", selection, yes)
+    purged = with_client(lambda redis: dead_letters.purge(redis, selection))
     typer.echo(json.dumps({"purged": purged}) if as_json else f"{purged} purged")
 
 
 def _select(
-    ids: list[str] | None, queue: str | None, task: str | None, older_than: str
+    ids: list[str] | None, queue: str | None, task: str | None, older_than: str, every: bool
 ) -> Selection:
-    match = re.fullmatch(r"(\d{1,6})([smhd])", older_than)
+    seconds = _seconds(older_than)
+    try:
+        return Selection(
+            ids=ids or None, queue=queue, task=task, older_than_seconds=seconds, all=every
+        )
+    except ValidationError:
+        message = "Give ids, --queue, --task or --older-than, or --all without any of them."
+        raise typer.BadParameter(message) from None
+
+
+def _confirm(verb: str, selection: Selection, yes: bool) -> None:
+    if yes:
+        return
+    count = with_client(lambda redis: dead_letters.count_letters(redis, selection))
+    typer.confirm(f"{verb} {count} dead letters?", abort=True, err=True)
+
+
+def _seconds(age: str) -> int:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", age, re.ASCII)
     if not match:
-        raise typer.BadParameter(f"{older_than!r} is no duration such as 90s, 15m, 12h or 7d")
-    seconds = min(int(match[1]) * UNITS[match[2]], LIFETIME)
-    return Selection(ids=ids or None, queue=queue, task=task, older_than_seconds=seconds)
-
-
-def _run(ask: Callable[[ArqRedis], Awaitable[Any]]) -> Any:
-    async def run() -> Any:
-        async with create_client(settings.redis_settings) as redis:
-            return await ask(redis)
-
-    return asyncio.run(run())
+        raise typer.BadParameter(f"{age!r} is not a duration such as 90s, 15m, 12h or 7d.")
+    return min(int(match[1]) * UNITS[match[2]], MAX_AGE_SECONDS)

@@ -17,6 +17,9 @@ LOAD_TESTS = f"{NAME}:load-tests"
 HISTORY = f"{NAME}:history"
 CRONS = f"{HISTORY}:crons"
 
+# What the counters of the rate limit begin with.
+RATE = f"{NAME}:rate"
+
 # Ids of jobs that are sent in bulk begin with this. They leave no dead letters, since their sender
 # counts what has failed, and they would push out those that a person has to look at.
 BULK_PREFIX = "bulk:"
@@ -47,8 +50,3 @@ def load_test(run_id: str) -> str:
 def history_row(seconds: int, start: int) -> str:
     """Return the key of the hash that counts the jobs that ended in `seconds` from `start` on."""
     return f"{HISTORY}:{seconds}:{start}"
-
-
-def rate(client: str, minute: int) -> str:
-    """Return the key of the counter of what a client has sent in a minute of the epoch."""
-    return f"{NAME}:rate:{client}:{minute}"

@@ -15,7 +15,7 @@ DIRECTORY = Path(__file__).with_name("lua")
 
 
 async def run_script(
-    redis: ArqRedis, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()
+    redis: ArqRedis, name: str, keys: Sequence[str | bytes], arguments: Sequence[Any] = ()
 ) -> Any:
     """Run a script by its name without `.lua`.
 
@@ -25,10 +25,10 @@ async def run_script(
 
 
 def queue_script(
-    pipe: Pipeline, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()
+    pipe: Pipeline, name: str, keys: Sequence[str | bytes], arguments: Sequence[Any] = ()
 ) -> None:
     """Queue a script in a pipeline, with its text: a pipeline cannot ask whether Redis has it."""
-    pipe.eval(_read(name), len(keys), *keys, *arguments)
+    pipe.execute_command("EVAL", _read(name), len(keys), *keys, *arguments)
 
 
 @cache

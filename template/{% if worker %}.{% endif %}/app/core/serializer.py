@@ -2,13 +2,30 @@
 
 import asyncio
 import traceback
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgpack
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 EXCEPTION_CODE = 1
 SECRET_CODE = 2
+UUID_CODE = 3
+DECIMAL_CODE = 4
+DATE_CODE = 5
+TIMEDELTA_CODE = 6
+TUPLE_CODE = 7
+FROM_TEXT: dict[int, Callable[[str], object]] = {
+    SECRET_CODE: SecretStr,
+    UUID_CODE: UUID,
+    DECIMAL_CODE: Decimal,
+    DATE_CODE: date.fromisoformat,
+}
 # Of an exception's message and of its traceback so many characters are kept.
 TEXT_MOST = 10_000
 
@@ -29,15 +46,23 @@ class TaskError(Exception):
 def serialize(data: dict[str, Any]) -> bytes:
     """Encode a job or a result for arq.
 
-    Tuples come back as lists; a time needs its time zone and comes back in UTC. A `SecretStr` comes
-    back as one, so that arq's log, which has the arguments of each job, shows asterisks for it.
+    What comes back has the types of what was sent: those of JSON, bytes, tuples, UUID, Decimal,
+    date, timedelta, `datetime` with a time zone (which comes back in UTC), and `SecretStr`, for
+    which arq's log, which has the arguments of each job, shows asterisks. Only a result may hold
+    a value of a derived class, such as an enum, which comes back as its base.
 
     Raises:
-        TypeError: A value is none of msgpack's types, `datetime`, `SecretStr` or an exception, or
-            an integer of more than 64 bits.
+        TypeError: A value has another type, or is an integer of more than 64 bits.
         ValueError: The value is nested too deeply.
     """
-    return msgpack.packb(data, default=_encode, datetime=True)
+    if "a" in data:
+        data = {**data, "a": list(data["a"])}
+    try:
+        return _pack(data)
+    except TypeError:
+        if "s" not in data:
+            raise
+        return msgpack.packb(data, default=_encode, datetime=True)
 
 
 def deserialize(data: bytes) -> dict[str, Any]:
@@ -47,12 +72,20 @@ def deserialize(data: bytes) -> dict[str, Any]:
         ValueError: The bytes are no dict in msgpack. arq records the job as failed.
     """
     try:
-        decoded = msgpack.unpackb(data, ext_hook=_decode, timestamp=3, strict_map_key=False)
-    except TypeError as error:
+        decoded = _unpack(data)
+    except (TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(str(error)) from None
     if not isinstance(decoded, dict):
         raise ValueError(f"a {type(decoded).__name__} instead of a dict")
     return decoded
+
+
+def _unpack(data: bytes) -> Any:
+    return msgpack.unpackb(data, ext_hook=_decode, timestamp=3, strict_map_key=False)
+
+
+def _pack(value: object) -> bytes:
+    return msgpack.packb(value, default=_encode, datetime=True, strict_types=True)
 
 
 def _encode(value: object) -> msgpack.ExtType:
@@ -60,14 +93,50 @@ def _encode(value: object) -> msgpack.ExtType:
         trace = traceback.format_exception(value) if value.__traceback__ else []
         texts = [type(value).__name__, str(value)[:TEXT_MOST], "".join(trace)[-TEXT_MOST:]]
         return msgpack.ExtType(EXCEPTION_CODE, msgpack.packb(texts, unicode_errors="replace"))
+    kind = type(value)
     if isinstance(value, SecretStr):
         return msgpack.ExtType(SECRET_CODE, value.get_secret_value().encode())
-    raise TypeError(f"a job cannot carry {value!r:.80} ({type(value).__name__})")
+    if kind is UUID:
+        return msgpack.ExtType(UUID_CODE, str(value).encode())
+    if kind is Decimal:
+        return msgpack.ExtType(DECIMAL_CODE, str(value).encode())
+    if kind is date:
+        return msgpack.ExtType(DATE_CODE, str(value).encode())
+    if isinstance(value, timedelta):
+        parts = (value.days, value.seconds, value.microseconds)
+        return msgpack.ExtType(TIMEDELTA_CODE, msgpack.packb(parts))
+    if kind is tuple:
+        return msgpack.ExtType(TUPLE_CODE, _pack(list(value)))  # type: ignore[call-overload]
+    raise TypeError(f"a job cannot carry {kind.__name__}: {_advise(value)}")
+
+
+def _advise(value: object) -> str:
+    if isinstance(value, datetime):
+        return "give it a time zone"
+    if isinstance(value, BaseModel):
+        return "send its `model_dump()`, and validate that in the task"
+    if is_dataclass(value):
+        return "send its `dataclasses.asdict()`, and make it anew in the task"
+    if isinstance(value, Enum):
+        return "send its `value`, and declare a Literal"
+    if isinstance(value, int):
+        return "send an integer of more than 64 bits as text"
+    for base in (str, bytes, float, dict, list, tuple):
+        if isinstance(value, base):
+            return f"send it as `{base.__name__}`"
+    if isinstance(value, set | frozenset):
+        return "send a list"
+    return "send the plain values that it is made of"
 
 
 def _decode(code: int, data: bytes) -> object:
-    if code == SECRET_CODE:
-        return SecretStr(data.decode())
+    if code == TUPLE_CODE:
+        return tuple(_unpack(data))
+    if code == TIMEDELTA_CODE:
+        days, seconds, microseconds = msgpack.unpackb(data)
+        return timedelta(days, seconds, microseconds)
+    if make := FROM_TEXT.get(code):
+        return make(data.decode())
     if code != EXCEPTION_CODE:
         return msgpack.ExtType(code, data)
     # An older release wrote no traceback.

@@ -1,101 +1,83 @@
-"""Dead letters: jobs that have failed for good, kept until somebody requeues or purges them.
+"""Dead letters: jobs that have failed for good, kept until they are requeued or purged.
 
 A letter is the failed result that arq wrote, byte for byte, under the id of its job. It is written
-only while that result is there, so that one that is late brings back no job that was requeued.
+only while that result is there, so that a late letter does not bring back a job that was requeued.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Annotated, Any, Self
 
 from arq.connections import ArqRedis
 from arq.constants import expires_extra_ms, result_key_prefix
 from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
 from redis.asyncio.client import Pipeline
 
 from app.core import keys
+from app.core.config import WORKER_QUEUES
+from app.core.memory import require_memory
 from app.core.scripts import queue_script, run_script
 from app.core.serializer import Result, deserialize, serialize
-from app.services.jobs import Job, JobNotFoundError, check_size, read_result
+from app.services.jobs import (
+    UNREADABLE,
+    InvalidJobError,
+    Job,
+    JobNotFoundError,
+    check_size,
+    read_result,
+)
 
-LETTERS_KEPT = 10_000
-LIFETIME = 30 * 24 * 3600
+MAX_LETTERS = 10_000
 MAX_LETTERS_BYTES = 64_000_000
-PAGE = 500
+MAX_AGE_SECONDS = 30 * 24 * 3600
+# What is read from Redis at a time. A larger letter is not read at all: no worker wrote it.
+PAGE_LETTERS = 500
+PAGE_BYTES = 2_000_000
+MAX_ERROR_CHARS = 1000
 
-# The scripts know arq's keys: `arq:job:`, `arq:result:` and `arq:retry:` with a job's id.
+LETTER_KEYS = (keys.LETTERS, keys.LETTERS_BY_TIME, keys.LETTERS_BYTES)
+REFUSALS = {
+    0: "another process has just requeued or purged it",
+    -1: "a job with this id is in its queue",
+    -2: "a newer job with this id has finished",
+}
 
-# Failed results that are no letters yet, among a page of all keys. A result has `s: true` or
-# `s: false` in msgpack; since arguments can hold either, some of those that are found succeeded.
-SWEEP = """
-local yes, no, pattern = '\\161s\\195', '\\161s\\194', 'arq:result:*'
-local page = redis.call('SCAN', ARGV[1], 'MATCH', pattern, 'COUNT', 500, 'TYPE', 'string')
-local found = {}
-for _, key in ipairs(page[2]) do
-    local id, raw = string.sub(key, #'arq:result:' + 1), redis.call('GET', key)
-    local failed = string.find(raw, no, 1, true) or not string.find(raw, yes, 1, true)
-    local in_bulk = string.sub(id, 1, #ARGV[2]) == ARGV[2]
-    if failed and not in_bulk and redis.call('HGET', KEYS[1], id) ~= raw then
-        table.insert(found, id)
-        table.insert(found, raw)
-    end
-end
-return {page[1], found}
-"""
-
-# Each letter goes as its job comes, and only the letter that was read: 1 says that it was there
-# and went, 0 that somebody was faster, -1 that a job of its id is in a queue again.
-REQUEUE = """
-local done = {}
-for i = 3, #ARGV, 4 do
-    local id, letter, queue, job = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-    if redis.call('HGET', KEYS[1], id) ~= letter then
-        table.insert(done, 0)
-    elseif redis.call('EXISTS', 'arq:job:' .. id) == 1 then
-        table.insert(done, -1)
-    else
-        redis.call('ZADD', queue, ARGV[1], id)
-        redis.call('PSETEX', 'arq:job:' .. id, ARGV[2], job)
-        redis.call('DEL', 'arq:result:' .. id, 'arq:retry:' .. id)
-        redis.call('HDEL', KEYS[1], id)
-        redis.call('ZREM', KEYS[2], id)
-        table.insert(done, 1)
-    end
-end
-return done
-"""
-
-# The result goes too: it would be the same letter at the next sweep.
-PURGE = """
-local done = 0
-for i = 1, #ARGV, 2 do
-    if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
-        if redis.call('GET', 'arq:result:' .. ARGV[i]) == ARGV[i + 1] then
-            redis.call('DEL', 'arq:result:' .. ARGV[i])
-        end
-        redis.call('HDEL', KEYS[1], ARGV[i])
-        redis.call('ZREM', KEYS[2], ARGV[i])
-        done = done + 1
-    end
-end
-return done
-"""
+# Raises InvalidJobError if a queue, by arq's name for it, cannot run a task with these arguments.
+CheckJob = Callable[[str, str, Sequence[Any], dict[str, Any]], object]
+Name = Annotated[StrictStr, Field(min_length=1)]
 
 
-class Selection(BaseModel):
-    """Which letters: those that meet everything that is given."""
+class Filter(BaseModel):
+    """Which letters: those that meet every condition that is given."""
 
-    ids: list[str] | None = Field(default=None, max_length=LETTERS_KEPT)
-    queue: str | None = None
-    task: str | None = None
-    older_than_seconds: float = Field(default=0, ge=0, le=LIFETIME)
+    model_config = ConfigDict(extra="forbid")
+
+    queue: Name | None = None
+    task: Name | None = None
+    older_than_seconds: float = Field(default=0, ge=0, le=MAX_AGE_SECONDS)
+
+
+class Selection(Filter):
+    """Which letters to change: those of some ids or of a filter, or `all` of them."""
+
+    model_config = ConfigDict(strict=True)
+
+    ids: list[Name] | None = Field(default=None, min_length=1, max_length=MAX_LETTERS)
+    all: bool = False
+
+    @model_validator(mode="after")
+    def _say_which(self) -> Self:
+        has_filter = self.ids or self.queue or self.task or self.older_than_seconds
+        if self.all == bool(has_filter):
+            raise ValueError('select letters by ids, queue, task or age, or all by {"all": true}')
+        return self
 
 
 class Requeued(BaseModel):
-    """What became of the letters: how many are jobs again, and why others are not, by their id."""
+    """How many letters are jobs again, and why the others are not, by their id."""
 
     requeued: int
     refused: dict[str, str]
@@ -112,119 +94,219 @@ def record(results: Sequence[Result], pipe: Pipeline) -> None:
             or isinstance(data["r"], asyncio.CancelledError)
             or data["id"].startswith(keys.BULK_PREFIX)
         ):
-            queue_script(pipe, "record_letter", *_letter(data["id"], raw, data["ft"]))
-
-
-def _letter(job_id: str, raw: bytes, failed_ms: int) -> tuple[list[str], list[Any]]:
-    names = [keys.LETTERS, keys.LETTERS_BY_TIME, keys.LETTERS_BYTES, result_key_prefix + job_id]
-    digest = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
-    oldest_ms = timestamp_ms() - LIFETIME * 1000
-    return names, [job_id, digest, failed_ms, oldest_ms, LETTERS_KEPT, MAX_LETTERS_BYTES]
+            queue_script(pipe, "record_letter", *_letter(data["id"].encode(), raw, data["ft"]))
 
 
 async def sweep(redis: ArqRedis) -> int:
-    """Keep what no worker could: the failures of one that was killed, and what others wrote.
+    """Keep what no worker could: the failures of a worker that was killed.
+
+    Results of queues outside `WORKER_QUEUES`, and those that cannot be read, are not ours: another
+    arq application may use the same Redis.
 
     Returns:
         How many letters are new.
     """
-    newer_than, new, cursor = 0.0, 0, b"0"
-    if await redis.zcard(keys.LETTERS_BY_TIME) >= LETTERS_KEPT:
-        # An older one would go at once.
-        ((_, newer_than),) = await redis.zrange(keys.LETTERS_BY_TIME, 0, 0, withscores=True)
-    while True:
-        cursor, found = await _call(redis, SWEEP, cursor, keys.BULK_PREFIX)
-        for job_id, raw in zip(found[::2], found[1::2], strict=True):
-            job = read_result(job_id.decode(errors="replace"), raw)
-            failed_ms = int(job.finished.timestamp() * 1000) if job.finished else timestamp_ms()
-            if job.state == "failed" and failed_ms > newer_than:
-                letter = _letter(job.id, raw, failed_ms)
-                new += await run_script(redis, "record_letter", *letter) == 1
-        if cursor == b"0":
-            return new
+    await _repair(redis)
+    new = 0
+    async for job_id, raw in _read_results(redis):
+        job = _describe(job_id, raw)
+        if job.state != "failed" or job.queue not in WORKER_QUEUES:
+            continue
+        if await redis.zscore(keys.LETTERS_BY_TIME, job_id) != _failed_ms(job):
+            letter = _letter(job_id, raw, _failed_ms(job) or timestamp_ms())
+            new += await run_script(redis, "record_letter", *letter) == 1
+    return new
 
 
-async def list_letters(redis: ArqRedis, selection: Selection, limit: int) -> list[Job]:
-    """Return the newest `limit` letters of a selection."""
+async def list_letters(redis: ArqRedis, selection: Filter, limit: int) -> list[Job]:
+    """Return the newest `limit` letters of a selection, without arguments and tracebacks."""
     letters: list[Job] = []
     async for page in _select(redis, selection):
-        letters += [job for job, _ in page]
-        if len(letters) >= limit:
-            break
-    return letters[:limit]
+        for job_id, raw in page:
+            letter = _describe(job_id, raw)
+            letter.traceback, letter.error = None, (letter.error or "")[:MAX_ERROR_CHARS]
+            letters.append(letter)
+            if len(letters) == limit:
+                return letters
+    return letters
+
+
+async def count_letters(redis: ArqRedis, selection: Filter) -> int:
+    """Return how many letters a selection has."""
+    return sum([len(page) async for page in _select(redis, selection)])
 
 
 async def load_letter(redis: ArqRedis, letter_id: str) -> Job:
-    """Return a letter.
+    """Return all that is known of a letter.
 
     Raises:
-        JobNotFoundError: There is none of that id.
-        TooLargeError: It is too large to show.
+        JobNotFoundError: No letter has this id.
+        TooLargeError: The letter is too large to show.
     """
-    raw = await redis.hget(keys.LETTERS, letter_id)  # type: ignore[misc]
-    if raw is None:
-        raise JobNotFoundError(f"there is no dead letter {letter_id!r}")
-    check_size(letter_id, raw)
-    return read_result(letter_id, raw)
+    async for page in _select(redis, Selection(ids=[letter_id])):
+        for job_id, raw in page:
+            check_size(letter_id, raw)
+            return read_result(show_id(job_id), raw)
+    raise JobNotFoundError(f"there is no dead letter {letter_id!r}")
 
 
-async def requeue(redis: ArqRedis, selection: Selection) -> Requeued:
-    """Send the jobs of a selection again, each under its id and with its arguments, once."""
+async def requeue(redis: ArqRedis, selection: Selection, check_job: CheckJob) -> Requeued:
+    """Send the jobs of a selection again, each under its id and with its arguments, once.
+
+    A job that could not run is refused, and its letter stays.
+    """
+    await require_memory(redis)
     requeued, refused = 0, dict.fromkeys(selection.ids or [], "there is no such letter")
     async for page in _select(redis, selection):
         now = timestamp_ms()
+        sent: list[str] = []
         arguments: list[Any] = [now, expires_extra_ms]
-        sent = []
-        for job, raw in page:
-            refused.pop(job.id, None)
-            if job.task is None:
-                refused[job.id] = (
-                    "its task and arguments are lost: it had expired or was undecodable"
-                )
-                continue
-            data = deserialize(raw)
-            job_bytes = serialize_job(
-                data["f"], data["a"], data["k"], None, now, serializer=serialize
-            )
-            arguments += job.id, raw, data["q"], job_bytes
-            sent.append(job.id)
-        for job_id, done in zip(sent, await _call(redis, REQUEUE, *arguments), strict=True):
-            requeued += done == 1
-            if done == 0:
-                refused[job_id] = "somebody else has just requeued or purged it"
-            elif done == -1:
-                refused[job_id] = "a job of this id is in its queue"
-    await redis.delete(keys.LETTERS_BYTES)
+        for job_id, raw in page:
+            shown = show_id(job_id)
+            refused.pop(shown, None)
+            try:
+                arguments += job_id, raw, *_to_job(raw, now, check_job)
+            except InvalidJobError as error:
+                refused[shown] = str(error)
+            else:
+                sent.append(shown)
+        done = await run_script(redis, "requeue_letters", LETTER_KEYS, arguments) if sent else []
+        for shown, outcome in zip(sent, done, strict=True):
+            if outcome == 1:
+                requeued += 1
+            else:
+                refused[shown] = REFUSALS[outcome]
     return Requeued(requeued=requeued, refused=refused)
 
 
 async def purge(redis: ArqRedis, selection: Selection) -> int:
     """Delete the letters of a selection; return how many there were."""
+    await _repair(redis)
     purged = 0
     async for page in _select(redis, selection):
-        purged += await _call(redis, PURGE, *(part for job, raw in page for part in (job.id, raw)))
-    await redis.delete(keys.LETTERS_BYTES)
+        arguments: list[bytes] = []
+        for job_id, raw in page:
+            # A letter that was too large to read is deleted whatever it is.
+            arguments += job_id, b"" if raw == UNREADABLE else raw
+        purged += await run_script(redis, "purge_letters", LETTER_KEYS, arguments)
     return purged
 
 
-async def _select(redis: ArqRedis, selection: Selection) -> AsyncIterator[list[tuple[Job, bytes]]]:
+def show_id(job_id: bytes) -> str:
+    """Return a job's id as text; one that is not UTF-8 has its other bytes as `\\xff`."""
+    return job_id.decode(errors="backslashreplace")
+
+
+def _letter(job_id: bytes, raw: bytes, failed_ms: int) -> tuple[list[str | bytes], list[Any]]:
+    """Return the keys and arguments of the script that records a letter."""
+    digest = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+    oldest_ms = timestamp_ms() - MAX_AGE_SECONDS * 1000
+    arguments = [job_id, digest, failed_ms, oldest_ms, MAX_LETTERS, MAX_LETTERS_BYTES]
+    return [*LETTER_KEYS, result_key_prefix.encode() + job_id], arguments
+
+
+def _describe(job_id: bytes, raw: bytes) -> Job:
+    return read_result(show_id(job_id), raw, with_arguments=False)
+
+
+def _failed_ms(job: Job) -> int | None:
+    return round(job.finished.timestamp() * 1000) if job.finished else None
+
+
+def _to_job(raw: bytes, now: int, check_job: CheckJob) -> tuple[str, bytes]:
+    """Return the queue and the job of a letter."""
+    if _describe(b"", raw).task is None:
+        message = "its task and arguments are lost: it had expired or was unreadable"
+        raise InvalidJobError("task", message)
+    data = deserialize(raw)
+    queue, task, args, kwargs = data["q"], data["f"], data["a"], data["k"]
+    check_job(queue, task, args, kwargs)
+    return queue, serialize_job(task, args, kwargs, None, now, serializer=serialize)
+
+
+async def _select(redis: ArqRedis, selection: Filter) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+    """Yield the ids and letters of a selection, newest first, in pages of `PAGE_BYTES`."""
     age = selection.older_than_seconds
     until: float | str = timestamp_ms() - age * 1000 if age else "+inf"
-    newest_first = await redis.zrevrangebyscore(keys.LETTERS_BY_TIME, until, "-inf")
-    ids = [job_id.decode() for job_id in newest_first]
-    if selection.ids is not None:
+    if not await _are_letters(redis):
+        return
+    ids = await redis.zrevrangebyscore(keys.LETTERS_BY_TIME, until, "-inf")
+    if isinstance(selection, Selection) and selection.ids is not None:
         wanted = set(selection.ids)
-        ids = [job_id for job_id in ids if job_id in wanted]
-    for start in range(0, len(ids), PAGE):
-        page = ids[start : start + PAGE]
-        letters = await redis.hmget(keys.LETTERS, page)  # type: ignore[misc]
-        jobs = [(read_result(id_, raw), raw) for id_, raw in zip(page, letters, strict=True) if raw]
-        yield [
-            (job, raw)
-            for job, raw in jobs
-            if selection.queue in (None, job.queue) and selection.task in (None, job.task)
-        ]
+        ids = [job_id for job_id in ids if show_id(job_id) in wanted]
+    for start in range(0, len(ids), PAGE_LETTERS):
+        some = ids[start : start + PAGE_LETTERS]
+        async with redis.pipeline(transaction=False) as pipe:
+            for job_id in some:
+                pipe.hstrlen(keys.LETTERS, job_id)
+            sizes = await pipe.execute()
+        for page in _split(some, sizes):
+            letters = await redis.hmget(keys.LETTERS, page)  # type: ignore[misc]
+            found = [(job_id, raw) for job_id, raw in zip(page, letters, strict=True) if raw]
+            yield [(job_id, raw) for job_id, raw in found if _matches(selection, job_id, raw)]
+        for job_id, size in zip(some, sizes, strict=True):
+            if size > PAGE_BYTES and (selection.queue, selection.task) == (None, None):
+                yield [(job_id, UNREADABLE)]
 
 
-async def _call(redis: ArqRedis, script: str, *arguments: Any) -> Any:
-    return await redis.eval(script, 2, keys.LETTERS, keys.LETTERS_BY_TIME, *arguments)  # type: ignore[misc]
+def _matches(selection: Filter, job_id: bytes, raw: bytes) -> bool:
+    if (selection.queue, selection.task) == (None, None):
+        return True
+    job = _describe(job_id, raw)
+    return selection.queue in (None, job.queue) and selection.task in (None, job.task)
+
+
+def _split(names: Sequence[bytes], sizes: Sequence[int]) -> Iterator[list[bytes]]:
+    """Yield the names in pages of `PAGE_BYTES`, without those whose value is larger."""
+    page: list[bytes] = []
+    room = PAGE_BYTES
+    for name, size in zip(names, sizes, strict=True):
+        if size > PAGE_BYTES:
+            continue
+        if size > room:
+            yield page
+            page, room = [], PAGE_BYTES
+        page.append(name)
+        room -= size
+    if page:
+        yield page
+
+
+async def _read_results(redis: ArqRedis) -> AsyncIterator[tuple[bytes, bytes]]:
+    """Yield the id and bytes of each result but those of jobs sent in bulk.
+
+    Each command is short, so that other clients wait for a few milliseconds at most.
+    """
+    prefix, bulk = result_key_prefix.encode(), (result_key_prefix + keys.BULK_PREFIX).encode()
+    cursor = -1
+    while cursor:
+        cursor, found = await redis.scan(
+            max(cursor, 0), match=f"{result_key_prefix}*", count=PAGE_LETTERS, _type="string"
+        )
+        names = [name for name in found if not name.startswith(bulk)]
+        async with redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.strlen(name)
+            sizes = await pipe.execute()
+        for page in _split(names, sizes):
+            for name, raw in zip(page, await redis.mget(page), strict=True):
+                if raw:
+                    yield name.removeprefix(prefix), raw
+
+
+async def _repair(redis: ArqRedis) -> None:
+    """Delete keys of another type, index letters that are in the hash only."""
+    if not await _are_letters(redis):
+        await redis.delete(*LETTER_KEYS)
+    ids = await redis.hkeys(keys.LETTERS)  # type: ignore[misc]
+    lost = set(ids).difference(await redis.zrange(keys.LETTERS_BY_TIME, 0, -1))
+    if lost:
+        await redis.zadd(keys.LETTERS_BY_TIME, dict.fromkeys(lost, timestamp_ms()))
+    await redis.delete(keys.LETTERS_BYTES)
+
+
+async def _are_letters(redis: ArqRedis) -> bool:
+    """Return whether the keys have the types of ours, or are not there."""
+    return await redis.type(keys.LETTERS) in (b"hash", b"none") and await redis.type(
+        keys.LETTERS_BY_TIME
+    ) in (b"zset", b"none")

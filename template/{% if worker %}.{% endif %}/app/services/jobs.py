@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from arq.connections import ArqRedis
 from arq.constants import (
+    abort_jobs_ss,
     in_progress_key_prefix,
     job_key_prefix,
     result_key_prefix,
@@ -15,28 +16,22 @@ from arq.utils import timestamp_ms
 from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
 from pydantic_core import to_jsonable_python
+from redis.exceptions import ResponseError
 
 from app.core import keys
 from app.core.config import WORKER_QUEUES
+from app.core.scripts import run_script
 from app.core.serializer import deserialize
 from app.services.queues import show_queue
 
 JobState = Literal["queued", "deferred", "running", "retrying", "succeeded", "failed", "aborted"]
 
-# More than this of a job or of a result, in bytes, is not shown.
+# A job or a result that is larger than this is not shown.
 MAX_SHOWN_BYTES = 1_000_000
-# What reading raises where somebody else than arq has written.
-UNREADABLE = (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError)
-
-# arq's own abort, for a job that is in its queue. The id of another would stay in arq's set and
-# abort a later job. A deferred job is due at once, so that a worker takes it and drops it.
-ABORT = """
-local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not score then return 0 end
-redis.call('ZADD', 'arq:abort', ARGV[2], ARGV[1])
-if tonumber(score) > tonumber(ARGV[2]) then redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1]) end
-return 1
-"""
+# pydantic writes 254 levels as JSON, and a response adds some of its own.
+MAX_NESTING = 240
+# What a key of another type is read as: a byte that msgpack never writes.
+UNREADABLE = b"\xc1"
 
 
 EXAMPLE: JsonDict = {
@@ -74,32 +69,36 @@ class Job(BaseModel):
     traceback: str | None = None
 
 
-class JobNotFoundError(LookupError):
-    """There is no job of that id, or its result was kept long enough."""
+class JobError(Exception):
+    """What a caller asked for cannot be done; the message says why."""
 
 
-class JobConflictError(Exception):
+class JobNotFoundError(JobError):
+    """No job has this id, or its result has expired."""
+
+
+class JobConflictError(JobError):
     """The id is taken, or the job has finished already."""
 
 
-class InvalidJobError(ValueError):
-    """The job could not run as it was asked for; `parameter` names what is wrong."""
+class InvalidJobError(JobError):
+    """The job could not run; `parameter` names what is wrong with the request."""
 
     def __init__(self, parameter: str, message: str) -> None:
-        """Keep the name beside the message."""
+        """Keep the parameter's name beside the message."""
         super().__init__(message)
         self.parameter = parameter
 
 
-class TooLargeError(Exception):
-    """There is too much to show."""
+class TooLargeError(JobError):
+    """The job is too large to send or to show."""
 
 
 async def find(redis: ArqRedis, job_id: str) -> Job:
     """Return what is known of a job.
 
-    A running job is one that arq has locked for a worker. Where that was killed, the lock ends 10 s
-    after the longest timeout of the queue; the job is retrying then, until a worker takes it.
+    A running job is one that arq has locked for a worker. If that worker was killed, the lock ends
+    10 s after the longest timeout of the queue; until another worker takes the job, it is retrying.
 
     Raises:
         JobNotFoundError: There is no such job.
@@ -109,23 +108,30 @@ async def find(redis: ArqRedis, job_id: str) -> Job:
     async with redis.pipeline(transaction=True) as pipe:
         pipe.getrange(job_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
         pipe.getrange(result_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
+        pipe.hget(keys.LETTERS, job_id)
         pipe.exists(in_progress_key_prefix + job_id)
         pipe.get(retry_key_prefix + job_id)
         for name in names:
             pipe.zscore(name, job_id)
-        payload, result, in_progress, tries, *scores = await pipe.execute()
-    check_size(job_id, payload, result)
-    queued = [(name, score) for name, score in zip(names, scores, strict=True) if score is not None]
+        payload, result, letter, in_progress, tries, *scores = await pipe.execute(
+            raise_on_error=False
+        )
+    payload, result = or_unreadable(payload), or_unreadable(result)
+    queued = [
+        (name, score) for name, score in zip(names, scores, strict=True) if isinstance(score, float)
+    ]
     if not queued:
         # A dead letter outlives the result that it was.
-        if raw := result or await redis.hget(keys.LETTERS, job_id):  # type: ignore[misc]
-            check_size(job_id, raw)
-            return read_result(job_id, raw)
-        raise JobNotFoundError(f"there is no job {job_id!r}, or its result has expired")
+        raw = result or (letter if isinstance(letter, bytes) else b"")
+        if not raw:
+            raise JobNotFoundError(f"there is no job {job_id!r}, or its result has expired")
+        check_size(job_id, raw)
+        return read_result(job_id, raw)
 
+    check_size(job_id, payload)
     name, score = queued[0]
     job = Job(id=job_id, state="queued", queue=show_queue(name), due=to_time(score))
-    job.tries = int(tries or 0)
+    job.tries = int(tries) if isinstance(tries, bytes) and tries.isdigit() else 0
     if in_progress:
         job.state = "running"
     elif not payload:
@@ -137,33 +143,36 @@ async def find(redis: ArqRedis, job_id: str) -> Job:
     if payload:
         try:
             _add_payload(job, deserialize(payload))
-        except UNREADABLE:
-            job.error = "undecodable: a worker will refuse it"
+        except Exception as error:
+            job.error = f"unreadable job ({type(error).__name__}): a worker will refuse it"
     return job
 
 
 async def abort(redis: ArqRedis, job_id: str) -> Job:
-    """Have a worker drop a job that waits, or cancel one that runs; return it as it is then.
+    """Have a worker drop a waiting job or cancel a running one; return the job as it is then.
 
-    Work that a task has handed to a thread goes on to its end.
+    Work that a task has handed to a thread continues to its end.
 
     Raises:
-        JobConflictError: It has finished already.
+        JobConflictError: The job has finished already.
         JobNotFoundError: There is no such job.
     """
-    now = timestamp_ms()
+    now = str(timestamp_ms())
     for queue in WORKER_QUEUES.values():
-        if await redis.eval(ABORT, 1, queue["queue_name"], job_id, str(now)):  # type: ignore[misc]
+        queue_keys = (queue["queue_name"], abort_jobs_ss)
+        if await run_script(redis, "abort_job", queue_keys, (job_id, now)):
             return await find(redis, job_id)
     job = await find(redis, job_id)
     raise JobConflictError(f"the job {job_id!r} has {job.state} already")
 
 
-def read_result(job_id: str, raw: bytes) -> Job:
-    """Return the job whose result is `raw`; one that cannot be read is a failed job."""
+def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:
+    """Return the job whose result is `raw`; a result that cannot be read is a failed job."""
     job = Job(id=job_id, state="failed")
     try:
         data = deserialize(raw)
+        if not with_arguments:
+            data |= {"a": [], "k": {}}
         _add_payload(job, data)
         job.queue, job.tries = show_queue(str(data["q"])), int(data["t"])
         job.started, job.finished = to_time(data["st"]), to_time(data["ft"])
@@ -174,27 +183,39 @@ def read_result(job_id: str, raw: bytes) -> Job:
             job.state, job.error = "aborted", "aborted on request"
         else:
             job.error, job.traceback = str(outcome), getattr(outcome, "traceback", None) or None
-    except UNREADABLE as error:
-        reason = f"undecodable result ({type(error).__name__}): it was not written by a worker"
+    except Exception as error:
+        # Whatever another program has written harms this record only.
+        reason = f"unreadable result ({type(error).__name__}): it was not written by a worker"
         return Job(id=job_id, state="failed", error=reason)
     return job
 
 
 def to_json(value: object) -> Any:
-    """Return what JSON can say of a value."""
-    try:
-        # What is around it in an answer is nested too, and pydantic ends at 254 levels.
-        [[[[[[[[shown]]]]]]]] = to_jsonable_python(
-            [[[[[[[[value]]]]]]]], bytes_mode="base64", inf_nan_mode="null", fallback=repr
-        )
-    except ValueError:
-        return f"nested too deeply: {value!r:.200}"
-    return shown
+    """Return a value as JSON can carry it: bytes as base64, a secret as asterisks."""
+    if _is_nested_deeper(value, MAX_NESTING):
+        return "nested too deeply to show"
+    return to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="null", fallback=repr)
 
 
-def check_size(job_id: str, *values: bytes) -> None:
-    """Raise TooLargeError where a value is larger than `MAX_SHOWN_BYTES`."""
-    if max(map(len, values)) > MAX_SHOWN_BYTES:
+def _is_nested_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list | tuple):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_nested_deeper(part, levels - 1) for part in parts)
+
+
+def or_unreadable(answer: Any) -> Any:
+    """Return what a command in a pipeline gave, or `UNREADABLE` if its key has another type."""
+    if not isinstance(answer, ResponseError):
+        return answer
+    if "WRONGTYPE" in str(answer):
+        return UNREADABLE
+    raise answer
+
+
+def check_size(job_id: str, raw: bytes) -> None:
+    """Raise TooLargeError if a job or result is larger than `MAX_SHOWN_BYTES`."""
+    if len(raw) > MAX_SHOWN_BYTES:
         raise TooLargeError(f"the job {job_id!r} is larger than {MAX_SHOWN_BYTES:,} bytes")
 
 
@@ -206,5 +227,8 @@ def _add_payload(job: Job, data: dict[str, Any]) -> None:
 
 
 def to_time(milliseconds: float) -> datetime | None:
-    """Return one of arq's times, which is 0 where arq does not know it."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+    """Return one of arq's times, or None for 0 or what is not a time: arq does not know it."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+    except (OverflowError, ValueError, OSError):
+        return None

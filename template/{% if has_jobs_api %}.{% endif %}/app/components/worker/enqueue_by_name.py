@@ -1,18 +1,39 @@
-"""Enqueue jobs by name, for callers outside Python: checked and converted as the task declares."""
+"""Enqueue jobs by name, for callers outside Python; and tell them which tasks there are."""
 
 import inspect
-import re
-from typing import Any, get_type_hints
+from typing import Any
 
-from arq import func
 from arq.connections import ArqRedis
 from arq.utils import timestamp_ms
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
-from app.components.worker import queues
+from app.components.worker.arguments import convert, list_parameters
+from app.components.worker.enqueue import Options, send_job
+from app.components.worker.lookup import find_task, list_tasks
+from app.core import keys
 from app.core.config import WORKER_QUEUES
-from app.core.serializer import deserialize, serialize
 from app.services.jobs import InvalidJobError, Job, JobConflictError, to_json, to_time
+
+# Ids of cron jobs and of load tests begin with these.
+RESERVED_PREFIXES = ("cron:", keys.BULK_PREFIX)
+# A value of each type in JSON Schema.
+EXAMPLES: dict[str, Any] = {
+    "string": "text",
+    "integer": 1,
+    "number": 0.5,
+    "boolean": True,
+    "array": [],
+    "object": {},
+}
+
+
+class TaskDescription(BaseModel):
+    """A task that can be sent by name, with a JSON Schema of its parameters."""
+
+    queue: str
+    task: str
+    description: str
+    parameters: dict[str, Any]
 
 
 async def enqueue_by_name(
@@ -37,19 +58,19 @@ async def enqueue_by_name(
         delay: How long the job waits at least, in seconds.
 
     Raises:
-        InvalidJobError: The queue, the task or one of its parameters is wrong.
+        InvalidJobError: The queue, the task, the id or a parameter is wrong.
         JobConflictError: The id is taken.
+        TooLargeError: The arguments are larger than `MAX_ARGUMENTS_BYTES`.
+        MemoryFullError: Redis has no memory left for new jobs.
     """
-    coroutine = _find_task(queue, task)
-    positional, named = _convert(coroutine, args, kwargs)
-    job = await redis.enqueue_job(
-        task,
-        *positional,
-        _job_id=job_id,
-        _queue_name=WORKER_QUEUES[queue]["queue_name"],
-        _defer_by=delay,
-        **named,
-    )
+    positional, named = convert(find_task(queue, task), args, kwargs)
+    options: Options = {"_defer_by": delay}
+    if job_id is not None:
+        if job_id in (".", "..") or job_id.startswith(RESERVED_PREFIXES):
+            raise InvalidJobError("id", f"the project has its own use for ids such as {job_id!r}")
+        options["_job_id"] = job_id
+    queue_name = WORKER_QUEUES[queue]["queue_name"]
+    job = await send_job(redis, queue_name, task, positional, named, options)
     if job is None:
         raise JobConflictError(f"there is a job {job_id!r}: its id is free once its result expires")
     now = timestamp_ms()
@@ -65,62 +86,53 @@ async def enqueue_by_name(
     )
 
 
-def list_tasks(queue: str) -> dict[str, Any]:
-    """Return the tasks that a queue's `WorkerSettings` list, each under arq's name for it."""
-    functions = map(func, queues.settings(queue).functions)
-    return {function.name: function.coroutine for function in functions}
+def describe_tasks() -> list[TaskDescription]:
+    """Return every task of every queue, by the names that `enqueue_by_name` takes."""
+    return [
+        TaskDescription(
+            queue=queue,
+            task=name,
+            description=(inspect.getdoc(task) or "").partition("\n")[0],
+            parameters=_describe_parameters(task),
+        )
+        for queue in WORKER_QUEUES
+        for name, task in list_tasks(queue).items()
+    ]
 
 
-def _find_task(queue: str, task: str) -> Any:
-    if queue not in WORKER_QUEUES:
-        raise InvalidJobError("queue", f"queue {queue!r} is none of {', '.join(WORKER_QUEUES)}")
-    tasks = {name: list_tasks(name) for name in WORKER_QUEUES}
-    if task not in tasks[queue]:
-        others = [name for name, of_queue in tasks.items() if task in of_queue]
-        whose = f"it is one of {', '.join(others)}" if others else "no queue has it"
-        raise InvalidJobError("task", f"queue {queue} has no task {task!r}: {whose}")
-    return tasks[queue][task]
+def list_examples() -> list[dict[str, Any]]:
+    """Return a job of each queue, as `POST /jobs` takes it, of the task that needs least."""
+    examples = {}
+    for task in sorted(describe_tasks(), key=lambda task: -len(task.parameters["required"])):
+        properties = task.parameters["properties"]
+        kwargs = {
+            name: EXAMPLES.get(properties[name].get("type")) for name in task.parameters["required"]
+        }
+        examples[task.queue] = {"queue": task.queue, "task": task.task, "kwargs": kwargs}
+    return list(examples.values())
 
 
-def _convert(
-    coroutine: Any, args: list[Any], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments as the task declares them, such as a time for a text."""
-    for name in kwargs:
-        # They would be `enqueue_job`'s own, such as `_expires`.
-        if name.startswith("_") or name in ("function", "self"):
-            raise InvalidJobError(f"kwargs.{name}", f"{name!r} cannot be sent by name")
-    signature = inspect.signature(coroutine)
+def _describe_parameters(task: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+    required = []
+    for name, (parameter, type_) in list_parameters(task).items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            schema["additionalProperties"] = True
+        if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            continue
+        described = _describe_type(type_)
+        if parameter.default is inspect.Parameter.empty:
+            required.append(name)
+        else:
+            described["default"] = to_json(parameter.default)
+        schema["properties"][name] = described
+    return {**schema, "required": required}
+
+
+def _describe_type(type_: TypeAdapter[Any] | str) -> dict[str, Any]:
+    if isinstance(type_, str):
+        return {"not": {}, "description": type_}
     try:
-        signature.bind({}, *args, **kwargs)
-    except TypeError as error:
-        named = re.search("'(.+)'", str(error))
-        raise InvalidJobError(f"kwargs.{named[1]}" if named else "args", str(error)) from None
-    try:
-        hints = get_type_hints(coroutine)
-    except NameError:
-        # Imported for the type checker only.
-        hints = {}
-    _, *names = signature.parameters
-    return (
-        tuple(
-            # What `*args` takes goes on with the name of the last one.
-            _convert_value(f"args.{at}", hints.get(names[min(at, len(names) - 1)], Any), value)
-            for at, value in enumerate(args)
-        ),
-        {
-            name: _convert_value(f"kwargs.{name}", hints.get(name, Any), value)
-            for name, value in kwargs.items()
-        },
-    )
-
-
-def _convert_value(parameter: str, hint: Any, value: object) -> object:
-    try:
-        value = TypeAdapter(hint).validate_python(value)
-        deserialize(serialize({"value": value}))
-    except ValidationError as error:
-        raise InvalidJobError(parameter, f"{parameter}: {error.errors()[0]['msg']}") from None
-    except (TypeError, ValueError, PydanticUserError) as error:
-        raise InvalidJobError(parameter, f"{parameter}: {error}") from None
-    return value
+        return type_.json_schema()
+    except Exception as error:
+        return {"description": f"it has no JSON Schema: {str(error).splitlines()[0]}"}

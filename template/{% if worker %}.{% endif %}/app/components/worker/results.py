@@ -27,8 +27,13 @@ Observer = Callable[[Sequence[Result], Pipeline], None]
 
 OBSERVERS: tuple[Observer, ...] = (dead_letters.record, history.remember)
 
+# A larger result is not kept: the job has succeeded, and says how large its result was.
+MAX_RESULT_BYTES = 1_000_000
 FLUSH_SECONDS = 0.5
 LATER = b"LATER"
+# The end of Python's calendar, and more tries than a job can have.
+MAX_TIME_MS = 253_402_300_800_000
+MAX_JOB_TRY = 1_000_000
 # How often a command is sent that replies LATER: for 10 s.
 MAX_TRIES = 20
 # A worker of this many results in half a second, or of this many commands that an unreachable
@@ -49,6 +54,10 @@ log = structlog.stdlib.get_logger(__name__)
 def encode(data: dict[str, Any]) -> bytes:
     """Encode a job or a result for arq, and keep a result for the observers."""
     raw = serialize(data)
+    if data.get("s") and len(raw) > MAX_RESULT_BYTES:
+        text = f"a result of {len(raw):,} bytes was not kept: the limit is {MAX_RESULT_BYTES:,}"
+        data = {**data, "r": text}
+        raw = serialize(data)
     if "s" in data:
         _results.append(Result(data, raw))
     return raw
@@ -61,8 +70,20 @@ def decode(raw: bytes) -> dict[str, Any]:
         ValueError: arq records the job as failed.
     """
     job = deserialize(raw)
+    _require_shape(job)
     task_name.set(job["f"])
     return job
+
+
+def _require_shape(job: dict[str, Any]) -> None:
+    """Refuse what would end arq's worker later, with the same job each time it starts."""
+    for name, kind in {"f": str, "a": list, "k": dict, "et": int, "t": int | None}.items():
+        if not isinstance(job.get(name), kind):
+            raise ValueError(f"{name!r} of the job is of type {type(job.get(name)).__name__}")
+    if not all(isinstance(name, str) for name in job["k"]):
+        raise ValueError("an argument's name is not text")
+    if not (0 <= job["et"] < MAX_TIME_MS and 0 <= (job["t"] or 0) < MAX_JOB_TRY):
+        raise ValueError("a number of the job is out of range")
 
 
 async def flush(redis: ArqRedis) -> None:

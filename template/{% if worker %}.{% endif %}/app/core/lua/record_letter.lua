@@ -11,7 +11,8 @@
 -- ARGV[5]  how many letters are kept; the oldest go
 -- ARGV[6]  how many bytes are kept; the oldest go
 --
--- Returns 1 for a letter, 0 where the job has another result by now, LATER where it has none yet.
+-- Returns 1 for a letter, 0 if the job has another result by now or the letter is older than those
+-- that are kept, LATER if the job has no result yet.
 
 local result = redis.call('GET', KEYS[4])
 if not result then
@@ -50,4 +51,4 @@ while bytes > tonumber(ARGV[6]) do
     drop(oldest)
 end
 redis.call('SET', KEYS[3], bytes)
-return 1
+return redis.call('HEXISTS', KEYS[1], ARGV[1])

@@ -1,0 +1,155 @@
+"""Jobs on the command line: run, look up and abort them, and list the tasks that there are."""
+
+import asyncio
+import json
+from typing import Annotated, Any, Literal
+
+import typer
+from arq.connections import ArqRedis
+
+from app.cli.client import with_client
+from app.cli.output import clean, print_json, print_table, show_age
+from app.components.worker.arguments import convert
+from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
+from app.components.worker.lookup import find_task
+from app.services import jobs
+from app.services.history import list_ended
+from app.services.jobs import InvalidJobError, Job
+
+POLL_SECONDS = 0.1
+ENDED = ("succeeded", "failed", "aborted")
+
+app = typer.Typer(help="Run jobs, and look at them.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print what the API returns.")]
+Queue = Annotated[str | None, typer.Option(help="Only of this queue.")]
+Task = Annotated[str | None, typer.Option(help="Only of this task.")]
+State = Annotated[
+    Literal["succeeded", "failed", "aborted"] | None, typer.Option(help="Only these.")
+]
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    queue: str,
+    task: str,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a task: its arguments follow, such as `--month 2026-11`; exit with 1 if it fails.
+
+    A value is text, or JSON if the task does not take text there, such as `["a", "b"]`.
+    """
+    args, kwargs = _read_arguments(context.args)
+
+    async def send(redis: ArqRedis) -> Job:
+        _fit(find_task(queue, task), args, kwargs)
+        job = await enqueue_by_name(redis, queue, task, args, kwargs)
+        while wait and job.state not in ENDED:
+            await asyncio.sleep(POLL_SECONDS)
+            job = await jobs.find(redis, job.id)
+        return job
+
+    job = with_client(send)
+    _print_job(job, as_json=as_json)
+    raise typer.Exit(job.state in ("failed", "aborted"))
+
+
+@app.command()
+def show(job_id: str, as_json: AsJson = False) -> None:
+    """Print what has become of a job."""
+    _print_job(with_client(lambda redis: jobs.find(redis, job_id)), as_json=as_json)
+
+
+@app.command()
+def abort(job_id: str, as_json: AsJson = False) -> None:
+    """Have a worker drop or cancel a job, which it does at its next poll."""
+    _print_job(with_client(lambda redis: jobs.abort(redis, job_id)), as_json=as_json)
+
+
+@app.command("list")
+def list_(
+    queue: Queue = None,
+    task: Task = None,
+    state: State = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs that have ended lately, the newest first."""
+    ended = with_client(
+        lambda redis: list_ended(redis, queue=queue, task=task, state=state, limit=limit)
+    )
+    if as_json:
+        print_json([job.model_dump(mode="json") for job in ended])
+        return
+    print_table(
+        ("id", "age", "state", "queue", "task", "error"),
+        (
+            (job.id, show_age(job.finished), job.state, job.queue, job.task or "-", job.error or "")
+            for job in ended
+        ),
+        "No job has ended lately.",
+    )
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """List the tasks of every queue, with their parameters and defaults."""
+    described = describe_tasks()
+    if as_json:
+        print_json([task.model_dump(mode="json") for task in described])
+        return
+    for task in described:
+        typer.echo(f"{task.queue} {task.task}")
+        if task.description:
+            typer.echo(f"    {clean(task.description)}")
+        for name, schema in task.parameters["properties"].items():
+            default = f" = {json.dumps(schema['default'])}" if "default" in schema else ""
+            typer.echo(f"    --{name} {clean(schema.get('type', 'value'))}{default}")
+
+
+def _read_arguments(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments by position, and those given as `--name value` or `--name=value`."""
+    args, kwargs = [], {}
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            args.append(word)
+            continue
+        name, is_joined, value = word.removeprefix("--").partition("=")
+        if not is_joined:
+            try:
+                value = next(rest)
+            except StopIteration:
+                raise typer.BadParameter(f"--{name} has no value.") from None
+        kwargs[name.replace("-", "_")] = value
+    return args, kwargs
+
+
+def _fit(task: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Read those of the arguments as JSON that a task does not take as text."""
+    while True:
+        try:
+            convert(task, args, kwargs)
+            return
+        except InvalidJobError as error:
+            kind, _, name = error.parameter.partition(".")
+            values: Any = args if kind == "args" else kwargs
+            at = int(name) if name.isdecimal() else name
+            try:
+                values[at] = json.loads(values[at])
+            except (LookupError, TypeError, ValueError):
+                # It is missing, is JSON already, or is none.
+                raise error from None
+
+
+def _print_job(job: Job, *, as_json: bool) -> None:
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+        return
+    for name, value in job.model_dump(mode="json", exclude={"traceback"}).items():
+        if value not in (None, [], {}):
+            typer.echo(f"{name:<10} {value if name in ('id', 'state') else json.dumps(value)}")
+    for line in (job.traceback or "").splitlines():
+        typer.echo(clean(line))

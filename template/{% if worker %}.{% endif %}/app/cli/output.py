@@ -1,0 +1,58 @@
+"""What commands print: tables for people, JSON for programs, and nothing that moves the cursor."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+STYLES = {"pass": "green", "succeeded": "green", "warn": "yellow", "fail": "red", "failed": "red"}
+UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def clean(value: object) -> str:
+    """Return text with control, format and other invisible characters written as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+
+
+def print_json(value: Any) -> None:
+    """Print a value in ASCII, in which a terminal finds nothing to obey."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+    """Print rows below their headers, or `empty` if there are none.
+
+    The first column is kept whole; the others are cut where the terminal is too narrow.
+    """
+    rows = list(rows)
+    if not rows:
+        typer.echo(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for at, column in enumerate(columns):
+        is_number = all(isinstance(row[at], int | float) for row in rows)
+        width = max(len(clean(row[at])) for row in rows) if at == 0 else None
+        table.add_column(
+            column,
+            justify="right" if is_number else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=width,
+        )
+    for row in rows:
+        table.add_row(*(Text(clean(cell), STYLES.get(str(cell), "")) for cell in row))
+    Console().print(table)
+
+
+def show_age(moment: datetime | None) -> str:
+    """Return how long ago something was, in its largest unit."""
+    if moment is None:
+        return "-"
+    seconds = max((datetime.now(UTC) - moment).total_seconds(), 0)
+    name, size = next((unit for unit in UNITS if seconds >= unit[1]), UNITS[-1])
+    return f"{seconds / size:.0f}{name}"

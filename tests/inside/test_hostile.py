@@ -1,0 +1,125 @@
+"""Requests and texts that mean harm: what becomes of them."""
+
+import logging
+
+import pytest
+import structlog
+from arq.connections import ArqRedis
+from fastapi.testclient import TestClient
+
+from app.components.backend.main import create_app
+from app.components.backend.middleware import HEADERS, MAX_BODY_BYTES
+from app.core.config import WORKER_QUEUES, load_settings, settings
+from app.core.log import configure_logging
+from tests.conftest import API_KEY, Api
+from tests.support import run_command
+
+BODY = {"queue": next(iter(WORKER_QUEUES)), "task": "none"}
+
+
+async def test_a_refusal_says_what_to_set(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "API_KEY", None)
+    assert "set API_KEY in" in (await api("GET", "/queues")).json()["detail"]
+    assert (await api("GET", "/health")).json().keys() == {"status"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"API_KEY": None}, "API_KEY"),
+        ({"API_KEY": "change-me"}, "API_KEY"),
+        ({"DEBUG": "true"}, "DEBUG"),
+        ({"REDIS_URL": "redis://example.com"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://127.0.0.1.example.com"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://:secret@example.com"}, None),
+        ({"REDIS_URL": "redis://localhost"}, None),
+        ({}, None),
+    ],
+)
+def test_production_refuses_what_is_unsafe(
+    wrong: dict[str, str | None], named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {"ENVIRONMENT": "production", "API_KEY": "0123456789abcdef", "DEBUG": "false"}
+    for name, value in {**right, **wrong}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    if named is None:
+        load_settings()
+        return
+    with pytest.raises(SystemExit, match=rf"^{named} [^\n]+: [^\n]+$"):
+        load_settings()
+
+
+async def test_the_rate_holds_over_two_processes(
+    redis: ArqRedis, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "JOBS_PER_MINUTE", 4)
+    with TestClient(create_app(), headers={"X-API-Key": API_KEY}) as other:
+        answers = [(await api("POST", "/jobs", json=BODY)).status_code for _ in range(3)]
+        answers += [other.post("/jobs", json=BODY).status_code for _ in range(3)]
+        assert answers == [422] * 4 + [429] * 2
+        answer = other.post("/dead-letters/requeue", json={"all": True})
+        assert 1 <= int(answer.headers["Retry-After"]) <= 120
+    assert not any(API_KEY.encode() in key for key in await redis.keys())
+
+
+async def test_each_response_has_the_headers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.components.backend.api.jobs.list_queues", None)
+    for path, status in (("/livez", 200), ("/none", 404), ("/queues", 500), ("/docs", 200)):
+        answer = await api("GET", path)
+        assert answer.status_code == status
+        assert {name.lower() for name in HEADERS} <= answer.headers.keys()
+
+
+async def test_the_log_has_no_key(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await api("GET", "/queues")
+    await api("GET", "/queues", headers={"X-API-Key": API_KEY + "wrong"})
+    assert API_KEY not in caplog.text
+
+
+async def test_no_line_has_the_password_of_redis() -> None:
+    url = "redis://somebody:a-password@127.0.0.1:1"
+    for arguments in (["health", "status"], ["dead-letters", "list"]):
+        code, *texts = await run_command(*arguments, url=url)
+        assert code == 1
+        assert "127.0.0.1:1" in "".join(texts)
+        assert "a-password" not in "".join(texts)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_large_body_is_refused(api: Api, chunked: bool) -> None:
+    chunk = b" " * (MAX_BODY_BYTES // 10)
+    content = (chunk for _ in range(100)) if chunked else chunk * 100
+    headers = {"Content-Type": "application/json"}
+    answer = await api("POST", "/jobs", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["status"]) == (413, 413)
+
+
+@pytest.mark.parametrize("path", ["x%0d%0aSet-Cookie:%20a=b", "..%2f..%2fetc%2fpasswd", "%00", "é"])
+async def test_odd_paths_are_not_found(redis: ArqRedis, api: Api, path: str) -> None:
+    for method in ("GET", "DELETE"):
+        answer = await api(method, f"/jobs/{path}")
+        assert answer.status_code == 404
+        assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_line_break_forges_no_line_of_the_log(
+    log_format: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(settings, "LOG_FORMAT", log_format)
+    structlog.reset_defaults()
+    configure_logging()
+    forged = "x\n2026-01-01 [info] forged\x1b[2J"
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        logging.getLogger("arq.worker").exception("%s failed", forged)
+    structlog.stdlib.get_logger("own").info(forged, name=forged)
+    logging.getLogger().handlers.clear()
+    lines = capsys.readouterr().err.splitlines()
+    assert any("forged" in line for line in lines)
+    assert not any(line.startswith("2026-01-01 [info]") for line in lines)
+    assert "\x1b[2J" not in "".join(line for line in lines if not line.startswith("    "))
