@@ -1,12 +1,153 @@
 """The connection to Redis or Valkey."""
 
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import arq.connections
 from arq.connections import ArqRedis, RedisSettings
+from arq.constants import job_key_prefix
+from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import (
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import (
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    WatchError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.redis_url import parse_url
 from app.core.serializer import deserialize, serialize
+
+# A server that has not replied for this long is gone, even if its connection looks open.
+RESPONSE_SECONDS = 3
+# How long a worker waits for a Redis that is away, full or read-only, before it ends and its
+# supervisor takes over.
+PATIENCE_SECONDS = 120
+# The same for the API and the command line, where a person waits.
+CLIENT_RESPONSE_SECONDS = 1.5
+
+PASSING_ERRORS = (
+    OSError,
+    RedisConnectionError,
+    RedisTimeoutError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
+# Idle connections are tried after half a minute, so that firewalls and NAT keep them.
+KEEPALIVE_OPTIONS = {
+    getattr(socket, name): value
+    for name, value in {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}.items()
+    if hasattr(socket, name)
+}
+
+
+class Patience(Retry):
+    """Repeat what fails for `seconds`.
+
+    redis-py counts tries instead, those of the connection within those of the command, so that the
+    same number lets one worker wait for half a minute and another for four.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Wait for `seconds` in all."""
+        super().__init__(NoBackoff(), 0)
+        self.seconds = seconds
+
+    async def call_with_retry(
+        self, do: Callable[[], Awaitable[Any]], fail: Callable[[RedisError], Any]
+    ) -> Any:
+        """Repeat `do` after each error that may pass; `fail` closes the connection."""
+        loop = asyncio.get_running_loop()
+        start, pause = loop.time(), 0.05
+        while True:
+            try:
+                return await do()
+            except PASSING_ERRORS as error:
+                await fail(error)  # type: ignore[arg-type]
+                if loop.time() - start + pause > self.seconds:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 1)
+
+
+class SafePipeline(Pipeline):
+    """A pipeline whose errors hold no command, and which survives a broken connection."""
+
+    def annotate_exception(self, *_: Any) -> None:
+        """Leave the server's words alone: redis-py would add the command, secrets included."""
+
+    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        """Survive a connection that breaks after WATCH, where redis-py raises WatchError.
+
+        arq expects it of EXEC only; elsewhere it would end the worker. Its first question after
+        WATCH is EXISTS, which is asked again. The second is for a job's ZSCORE: None is a job that
+        another worker has taken, so that the next poll finds it.
+        """
+        try:
+            return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except WatchError:
+            if args[0] == "EXISTS":
+                await self.watch(*args[1:])
+                return await self.immediate_execute_command(*args, **options)
+            if args[0] == "ZSCORE":
+                return None
+            raise
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Tell a refused transaction from one whose watched key has changed.
+
+        arq would take the first for the second, and a job that was refused for one whose id is
+        taken. For a cron job's run that is right: its refusal would end the worker.
+        """
+        commands = self.command_stack
+        try:
+            return await super().execute(raise_on_error)
+        except WatchError as error:
+            refusal = error.__context__
+            is_cron = any(f"{job_key_prefix}cron:" in str(args[1:2]) for args, _ in commands)
+            if isinstance(refusal, ResponseError) and not is_cron:
+                raise refusal from None
+            raise
+
+
+class Client(ArqRedis):
+    """arq's client with `SafePipeline`, which does not wait for a silent server without end."""
+
+    def __init__(self, pool_or_conn: ConnectionPool | None = None, **options: Any) -> None:
+        """Connect as `pool_or_conn` says, or as redis-py's `options` say."""
+        defaults: dict[str, Any] = {
+            "socket_timeout": RESPONSE_SECONDS,
+            "socket_keepalive": True,
+            "socket_keepalive_options": KEEPALIVE_OPTIONS,
+        }
+        super().__init__(pool_or_conn, **defaults | options)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        """Return a pipeline."""
+        return SafePipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+# What arq makes of `redis_settings`, for a worker and for `arq --check`: its `RedisSettings` has no
+# field for a read timeout, so that both would hang.
+arq.connections.ArqRedis = Client  # type: ignore[assignment,misc]
 
 
 def redis_settings(url: str, password: str | None = None) -> RedisSettings:
@@ -18,7 +159,7 @@ def redis_settings(url: str, password: str | None = None) -> RedisSettings:
     return RedisSettings(
         **vars(parse_url(url, password)),
         retry_on_timeout=True,
-        retry_on_error=[RedisConnectionError],
+        retry_on_error=list(PASSING_ERRORS),
     )
 
 
@@ -26,13 +167,53 @@ def describe_server(settings: RedisSettings) -> str:
     """Return where `settings` points, without its password."""
     if settings.unix_socket_path:
         return f"unix://{settings.unix_socket_path}?db={settings.database}"
-    return f"redis{'s' * settings.ssl}://{settings.host}:{settings.port}/{settings.database}"
+    scheme = "rediss" if settings.ssl else "redis"
+    if isinstance(settings.host, str):
+        return f"{scheme}://{settings.host}:{settings.port}/{settings.database}"
+    hosts = ",".join(f"{host}:{port}" for host, port in settings.host)
+    return f"{scheme}+sentinel://{hosts}/{settings.sentinel_master}/{settings.database}"
 
 
-def is_open_to_others(settings: RedisSettings) -> bool:
+def is_unprotected(settings: RedisSettings) -> bool:
     """Return whether the way to the server is neither local nor guarded by TLS or a password."""
     is_local = settings.unix_socket_path or settings.host in ("localhost", "127.0.0.1", "::1")
     return not (is_local or settings.ssl or settings.password)
+
+
+def connection_pool(settings: RedisSettings, **options: Any) -> ConnectionPool:
+    """Return the connections of a client, which `options` of redis-py's connection describe too."""
+    options |= {
+        "db": settings.database,
+        "username": settings.username,
+        "password": settings.password,
+    }
+    if settings.unix_socket_path:
+        return ConnectionPool(UnixDomainSocketConnection, path=settings.unix_socket_path, **options)
+    options |= {
+        "socket_connect_timeout": settings.conn_timeout,
+        "socket_keepalive": True,
+        "socket_keepalive_options": KEEPALIVE_OPTIONS,
+    }
+    if settings.ssl:
+        options |= {
+            "ssl_cert_reqs": settings.ssl_cert_reqs,
+            "ssl_ca_certs": settings.ssl_ca_certs,
+            "ssl_certfile": settings.ssl_certfile,
+            "ssl_keyfile": settings.ssl_keyfile,
+            "ssl_check_hostname": settings.ssl_check_hostname,
+        }
+    if isinstance(settings.host, str):
+        kind = SSLConnection if settings.ssl else Connection
+        return ConnectionPool(kind, host=settings.host, port=settings.port, **options)
+    sentinels = Sentinel(
+        settings.host,
+        socket_timeout=settings.conn_timeout,
+        socket_connect_timeout=settings.conn_timeout,
+    )
+    kind = SentinelManagedSSLConnection if settings.ssl else SentinelManagedConnection
+    return SentinelConnectionPool(
+        settings.sentinel_master, sentinels, connection_class=kind, **options
+    )
 
 
 def create_client(settings: RedisSettings) -> ArqRedis:
@@ -42,24 +223,13 @@ def create_client(settings: RedisSettings) -> ArqRedis:
     what is wrong while Redis is down. Each call fails within 2 s, after one fresh connection for
     one that the server has closed meanwhile.
     """
-    return ArqRedis(
-        host=settings.host,
-        port=settings.port,
-        unix_socket_path=settings.unix_socket_path,
-        db=settings.database,
-        username=settings.username,
-        password=settings.password,
-        ssl=settings.ssl,
-        ssl_cert_reqs=settings.ssl_cert_reqs,
-        ssl_ca_certs=settings.ssl_ca_certs,
-        ssl_certfile=settings.ssl_certfile,
-        ssl_keyfile=settings.ssl_keyfile,
-        ssl_check_hostname=settings.ssl_check_hostname,
-        socket_connect_timeout=settings.conn_timeout,
-        socket_timeout=1.5,
-        # Not the list of the settings: a worker's redis-py adds time-outs to it.
+    pool = connection_pool(
+        settings,
+        socket_timeout=CLIENT_RESPONSE_SECONDS,
+        # A list of its own: redis-py adds time-outs to that of a worker's settings.
         retry_on_error=[RedisConnectionError],
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        job_serializer=serialize,
-        job_deserializer=deserialize,
     )
+    client = Client(pool, job_serializer=serialize, job_deserializer=deserialize)
+    client.auto_close_connection_pool = True
+    return client

@@ -1,5 +1,6 @@
 """What `REDIS_URL` says. This module imports little, since `app.check` has to start fast."""
 
+import re
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 URL_FORMS = (
@@ -47,6 +48,12 @@ def parse_url(url: str, password: str | None = None) -> Server:
             may hold a password.
     """
     server = Server()
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError("the URL holds a space or a control character: remove it")
+    scheme, _, rest = url.partition("://")
+    # Otherwise the user would be the host, and half of the password the port, without a word.
+    if "#" in rest or (scheme != "unix" and "@" in rest[len(re.split("[/?]", rest)[0]) :]):
+        raise ValueError("a # / or ? of a password has to be %23, %2F or %3F in the URL")
     try:
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
@@ -61,11 +68,15 @@ def parse_url(url: str, password: str | None = None) -> Server:
             server.host, server.port = split_address(location, 6379)
         server.username = user or None
         server.password = url_password or password
-        server.database = int(options.pop("db", path) or 0)
+        database = options.pop("db", path) or "0"
+        server.database = int(database)
+        is_number = database.isascii() and database.isdecimal()
     except ValueError:
         raise ValueError(f"not a URL of the form {URL_FORMS}") from None
 
-    if parts.scheme == "unix" and parts.path:
+    if not is_number:
+        raise ValueError("the URL's database is not a number")
+    if parts.scheme == "unix" and parts.path and not location:
         server.unix_socket_path = unquote(parts.path)
     elif parts.scheme not in ("redis", "rediss", "redis+sentinel", "rediss+sentinel") or (
         server.sentinel and not server.sentinel_master
@@ -73,7 +84,10 @@ def parse_url(url: str, password: str | None = None) -> Server:
         raise ValueError(f"not a URL of the form {URL_FORMS}")
     if parts.scheme.startswith("rediss"):
         server.ssl = True
-        server.ssl_check_hostname = options.get("ssl_cert_reqs", "required") == "required"
+        verification = options.get("ssl_cert_reqs", "required")
+        if verification not in ("none", "optional", "required"):
+            raise ValueError("ssl_cert_reqs in the URL is none, optional or required")
+        server.ssl_check_hostname = verification == "required"
         for name in TLS_OPTIONS & options.keys():
             setattr(server, name, options.pop(name))
     if options:
@@ -88,6 +102,6 @@ def split_address(address: str, default_port: int) -> tuple[str, int]:
         ValueError: There is no host, or the port is not a number.
     """
     parts = urlsplit(f"//{address}")
-    if not parts.hostname:
-        raise ValueError("no host")
+    if not parts.hostname or parts.port == 0:
+        raise ValueError("no host or port")
     return parts.hostname, parts.port or default_port

@@ -12,27 +12,17 @@ from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.components.worker import results
 from app.core import keys
 from app.core.errors import exit_with_a_line
 from app.core.log import configure_logging
+from app.core.redis import PATIENCE_SECONDS, Patience
 from app.services.queues import show_queue
 
 # A server that is down when the worker starts ends arq before any hook runs.
 exit_with_a_line()
-
-# redis-py tries only its own errors again: while it connects, the operating system's are raw.
-RETRY = Retry(
-    ExponentialBackoff(cap=1, base=0.1),
-    retries=30,
-    supported_errors=(RedisConnectionError, RedisTimeoutError, OSError),  # type: ignore[arg-type]
-)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -41,12 +31,12 @@ async def startup(ctx: dict[Any, Any]) -> None:
     """Prepare a worker: logging, threads, patience with Redis, the recorder, the list of workers.
 
     `ctx["pool"]` runs what would block the event loop, in as many threads as there are processors.
-    A Redis that restarts is waited for up to 30 s; at the start arq waits for 5 s, and says so.
+    A Redis that is away is waited for during `PATIENCE_SECONDS`; at the start arq waits for 5 s.
     """
     configure_logging()
     ctx["pool"] = ThreadPoolExecutor(os.cpu_count())
     redis: ArqRedis = ctx["redis"]
-    redis.set_retry(RETRY)
+    redis.set_retry(Patience(PATIENCE_SECONDS))
 
     queue = redis.default_queue_name
     key, now = keys.workers(queue), time.time()

@@ -1,0 +1,168 @@
+"""The connection: every URL that is refused, and errors and outages that workers survive."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis, create_pool
+from pydantic import SecretStr
+from redis.exceptions import RedisError, WatchError
+
+from app.components.worker.enqueue import enqueue
+from app.core.config import settings
+from app.core.redis import (
+    RESPONSE_SECONDS,
+    Patience,
+    create_client,
+    describe_server,
+    is_unprotected,
+    redis_settings,
+)
+from tests.support import QUEUE, queue_of
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host/abc",
+        "redis://host/-1",
+        "redis://host/1_0",
+        "redis://host/0/1",
+        "redis://host?db=one",
+        "redis://host/0?colour=red",
+        "redis://host/0?socket_timeout=1",
+        "redis://u:123#ab@host/0",
+        "redis://u:1/23@host/0",
+        "redis://u:12?x=y@host/0",
+        "redis://host:0/0",
+        "redis://host:99999/0",
+        "redis://host /0",
+        "redis://ho\nst/0",
+        "redis:///0",
+        "rediss://host?ssl_cert_reqs=yes",
+        "redis://host?ssl_cert_reqs=none",
+        "unix://run/redis.sock",
+        "redis+sentinel://host",
+        "host:6379",
+    ],
+)
+def test_a_wrong_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="URL") as error:
+        redis_settings(url)
+    assert "123" not in str(error.value)
+
+
+def test_a_server_is_described_without_its_password() -> None:
+    for url in (
+        "redis://host:7000/3",
+        "rediss+sentinel://one:26379,two:26380/main/1",
+        "unix:///redis.sock?db=0",
+    ):
+        given = redis_settings(url.replace("://", "://user:s3cret@"))
+        assert describe_server(given) == url
+        assert given.password == "s3cret"  # noqa: S105
+
+
+def test_a_server_elsewhere_needs_a_password_or_tls() -> None:
+    assert is_unprotected(redis_settings("redis://elsewhere"))
+    for url in ("redis://:a@elsewhere", "rediss://elsewhere", "redis://localhost", "unix:///a"):
+        assert not is_unprotected(redis_settings(url))
+
+
+async def login(ctx: dict[str, Any], password: SecretStr) -> None: ...
+
+
+@pytest.mark.parametrize("is_stock", [False, True])
+async def test_an_error_of_redis_holds_no_argument(redis: ArqRedis, is_stock: bool) -> None:
+    client = redis
+    if is_stock:
+        # As arq makes one for a worker.
+        client = await create_pool(settings.redis_settings, job_serializer=redis.job_serializer)
+    await redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(RedisError) as error:
+            await enqueue(client, queue_of(login), login, password=SecretStr("hunter2-plain"))
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert "hunter2-plain" not in str(error.value)
+    assert "maxmemory" in str(error.value)
+    if is_stock:
+        await client.aclose()
+
+
+async def test_patience_is_one_figure() -> None:
+    # Nothing listens there: the connection's tries are within those of the command.
+    async with create_client(redis_settings("redis://127.0.0.1:1")) as client:
+        client.set_retry(Patience(1))
+        start = asyncio.get_running_loop().time()
+        with pytest.raises(RedisError):
+            await client.ping()
+        assert 0.5 < asyncio.get_running_loop().time() - start < 2
+
+
+async def test_a_full_server_is_waited_for(redis: ArqRedis) -> None:
+    client = await create_pool(settings.redis_settings)
+    client.set_retry(Patience(10))
+    await redis.config_set("maxmemory", 1)
+    write = asyncio.ensure_future(client.set("key", "value"))
+    await asyncio.sleep(0.3)
+    assert not write.done()
+    await redis.config_set("maxmemory", 0)
+    assert await write
+    await client.aclose()
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[str]:
+    """A server that takes connections and commands, and never replies."""
+    connected: set[asyncio.StreamWriter] = set()
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.add(writer)
+        await reader.read()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    yield f"redis://{host}:{port}"
+    server.close()
+    for writer in connected:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_check_of_a_silent_server_ends() -> None:
+    check = (sys.executable, "-m", "arq", "app.components.worker.queues.system.WorkerSettings")
+    async with silent_server() as url:
+        process = await asyncio.create_subprocess_exec(
+            *check, "--check", env=os.environ | {"REDIS_URL": url}, stderr=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(6 * (RESPONSE_SECONDS + 1) + 10):
+            _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors.decode().splitlines()[-1].startswith("Redis at redis://127.0.0.1:")
+
+
+@pytest.mark.parametrize("question", ["EXISTS", "ZSCORE"])
+async def test_a_connection_that_breaks_after_watch(redis: ArqRedis, question: str) -> None:
+    await redis.set("arq:in-progress:job", "1")
+    await redis.zadd(QUEUE, {"job": 5})
+    async with redis.pipeline(transaction=True) as pipe:
+        await pipe.watch("arq:in-progress:job")
+        assert pipe.connection
+        if question == "ZSCORE":
+            assert await pipe.exists("arq:in-progress:job") == 1
+        await redis.client_kill_filter(_type="normal", skipme=True)
+        if question == "EXISTS":
+            assert await pipe.exists("arq:in-progress:job") == 1
+            assert await pipe.zscore(QUEUE, "job") == 5
+        else:
+            assert await pipe.zscore(QUEUE, "job") is None
+    async with redis.pipeline(transaction=True) as pipe:
+        await pipe.watch("other")
+        await redis.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(WatchError):
+            await pipe.get("other")
