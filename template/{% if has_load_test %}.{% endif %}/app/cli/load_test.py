@@ -123,7 +123,7 @@ def list_(as_json: AsJson = False) -> None:
         _print_json([_to_json(run) if run else {"id": name} for name, run in runs.items()])
         return
     if not runs:
-        typer.echo(f"No run is stored. Start one with `{COMMAND} io`.")
+        typer.echo(f"No run is stored. Start one with `{COMMAND} run --type io_simulation`.")
         return
     table = _table("Run", "Age", "Type", "Queue", "Tasks", "Jobs/s", "State")
     for name, found in runs.items():
@@ -163,24 +163,24 @@ def _run(test: LoadTest, *, wait: bool, as_json: bool, plot: Path | None) -> Non
         started = _with_client(lambda redis: prepare(redis, test, worker_settings))
     except RefusedError as error:
         raise SystemExit(str(error)) from None
-    show = f"`{COMMAND} results {started.id}`"
+    see_later = f"See it with `{COMMAND} results {started.id}`."
     try:
         _with_client(lambda redis: start(redis, started))
         if not wait:
-            typer.echo(f"Run {started.id} has started: see {show}.")
+            typer.echo(f"Run {started.id} has started. {see_later}")
             return
         if not as_json:
             _print_title(started)
         report = _with_client(lambda redis: _wait(redis, started))
     except KeyboardInterrupt:
-        raise SystemExit(f"\nRun {started.id} goes on: see {show}.") from None
+        raise SystemExit(f"\nRun {started.id} goes on. {see_later}") from None
     except RunNotFoundError as error:
         raise SystemExit(f"{error}: Redis was emptied or has lost its data.") from None
     except RedisError as error:
-        raise SystemExit(f"Run {started.id}: {explain(error)} See {show}.") from None
+        raise SystemExit(f"Run {started.id}: {explain(error)} {see_later}") from None
     _show(started, report, as_json=as_json, plot=plot)
     if not report.complete:
-        raise SystemExit(f"Run {started.id}: not every job has finished: see {show}.")
+        raise SystemExit(f"Run {started.id}: not every job has finished. {see_later}")
 
 
 async def _wait(redis: ArqRedis, started: LoadTestRun) -> LoadTestReport:

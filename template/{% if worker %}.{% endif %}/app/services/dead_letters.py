@@ -57,6 +57,7 @@ class Filter(BaseModel):
 
     queue: Name | None = None
     task: Name | None = None
+    error: Name | None = Field(default=None, description="The class of an error, as ValueError.")
     older_than_seconds: float = Field(default=0, ge=0, le=MAX_AGE_SECONDS)
 
 
@@ -70,9 +71,10 @@ class Selection(Filter):
 
     @model_validator(mode="after")
     def _say_which(self) -> Self:
-        has_filter = self.ids or self.queue or self.task or self.older_than_seconds
+        has_filter = any([self.ids, self.queue, self.task, self.error, self.older_than_seconds])
         if self.all == bool(has_filter):
-            raise ValueError('select letters by ids, queue, task or age, or all by {"all": true}')
+            message = 'select letters by ids, queue, task, error or age, or all by {"all": true}'
+            raise ValueError(message)
         return self
 
 
@@ -245,15 +247,28 @@ async def _select(redis: ArqRedis, selection: Filter) -> AsyncIterator[list[tupl
             found = [(job_id, raw) for job_id, raw in zip(page, letters, strict=True) if raw]
             yield [(job_id, raw) for job_id, raw in found if _matches(selection, job_id, raw)]
         for job_id, size in zip(some, sizes, strict=True):
-            if size > PAGE_BYTES and (selection.queue, selection.task) == (None, None):
+            if size > PAGE_BYTES and not _has_conditions(selection):
                 yield [(job_id, UNREADABLE)]
 
 
+def error_class(error: str | None) -> str:
+    """Return the class that an error's text begins with."""
+    return (error or "").partition(":")[0]
+
+
+def _has_conditions(selection: Filter) -> bool:
+    return (selection.queue, selection.task, selection.error) != (None, None, None)
+
+
 def _matches(selection: Filter, job_id: bytes, raw: bytes) -> bool:
-    if (selection.queue, selection.task) == (None, None):
+    if not _has_conditions(selection):
         return True
     job = _describe(job_id, raw)
-    return selection.queue in (None, job.queue) and selection.task in (None, job.task)
+    return (
+        selection.queue in (None, job.queue)
+        and selection.task in (None, job.task)
+        and selection.error in (None, error_class(job.error))
+    )
 
 
 def _split(names: Sequence[bytes], sizes: Sequence[int]) -> Iterator[list[bytes]]:

@@ -39,21 +39,22 @@ TEN_MINUTES = (600, 3 * 24 * 3600)
 BUCKETS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, math.inf)
 
 
-class EndedJob(BaseModel):
-    """A job that has ended."""
+class JobSummary(BaseModel):
+    """A job as a list shows it."""
 
     id: str
     state: JobState
     queue: str
-    task: str | None
-    tries: int
-    enqueued: datetime | None
-    started: datetime | None
-    finished: datetime | None
+    task: str | None = None
+    tries: int = 0
+    enqueued: datetime | None = None
+    due: datetime | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
     error: str | None = None
 
 
-BATCH = TypeAdapter(list[EndedJob])
+BATCH = TypeAdapter(list[JobSummary])
 
 
 class Row(BaseModel):
@@ -77,14 +78,14 @@ def remember(results: Sequence[Result], pipe: Pipeline) -> None:
     _count(results, pipe)
     for result in results:
         if result.data["f"].startswith("cron:"):
-            state = _state(result.data)
+            state = state_of(result.data)
             pipe.hset(keys.CRONS, result.data["f"], f"{state} {result.data['ft']}")
     # The sender of a bulk job counts what has failed.
     kept = [result for result in results if not result.data["id"].startswith(keys.BULK_PREFIX)]
     if kept:
         kept.sort(key=lambda result: (result.data["s"], -result.data["ft"]))
         newest_first = sorted(kept[:MAX_BATCH_JOBS], key=lambda result: -result.data["ft"])
-        batch = BATCH.dump_json([_ended_job(result.data) for result in newest_first])
+        batch = BATCH.dump_json([_summarize(result.data) for result in newest_first])
         pipe.xadd(keys.HISTORY, {"jobs": batch}, maxlen=MAX_BATCHES)
         pipe.xtrim(keys.HISTORY, minid=str(timestamp_ms() - MAX_AGE_MS))
 
@@ -96,14 +97,14 @@ async def list_ended(
     task: str | None = None,
     state: str | None = None,
     limit: int = 100,
-) -> list[EndedJob]:
+) -> list[JobSummary]:
     """Return jobs that ended lately, the newest first.
 
     Of more than `MAX_BATCH_JOBS` jobs that one worker ended within half a second, the history has
     the failures and the newest.
     """
     wanted = {"queue": queue, "task": task, "state": state}
-    found: list[EndedJob] = []
+    found: list[JobSummary] = []
     last = "+"
     while len(found) < limit:
         batches = await _or_empty(
@@ -168,7 +169,8 @@ def percentile(buckets: Sequence[int], share: float) -> float | None:
     return None
 
 
-def _state(data: dict[str, Any]) -> JobState:
+def state_of(data: dict[str, Any]) -> JobState:
+    """Return how the job of a result has ended."""
     if data["s"]:
         return "succeeded"
     return "aborted" if isinstance(data["r"], asyncio.CancelledError) else "failed"
@@ -188,7 +190,7 @@ def _count(results: Sequence[Result], pipe: Pipeline) -> None:
     counts: Counter[tuple[int, str]] = Counter()
     for data, _ in results:
         queue, minute = show_queue(data["q"]), data["ft"] // 60_000
-        counts[minute, f"{queue}:{_state(data)}"] += 1
+        counts[minute, f"{queue}:{state_of(data)}"] += 1
         counts[minute, f"{queue}:runs:{bisect_left(BUCKETS, data['ft'] - data['st'])}"] += 1
         # arq does not know when a job that it could not read was enqueued.
         if data["et"]:
@@ -205,9 +207,9 @@ def _row_key(seconds: int, time: int) -> str:
     return keys.history_row(seconds, time // seconds * seconds)
 
 
-def _ended_job(data: dict[str, Any]) -> EndedJob:
-    state = _state(data)
-    return EndedJob(
+def _summarize(data: dict[str, Any]) -> JobSummary:
+    state = state_of(data)
+    return JobSummary(
         id=data["id"],
         state=state,
         queue=show_queue(data["q"]),
@@ -220,7 +222,7 @@ def _ended_job(data: dict[str, Any]) -> EndedJob:
     )
 
 
-def _read_batch(raw: bytes) -> list[EndedJob]:
+def _read_batch(raw: bytes) -> list[JobSummary]:
     try:
         return BATCH.validate_json(raw)
     except ValidationError:

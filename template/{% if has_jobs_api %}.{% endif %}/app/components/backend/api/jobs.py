@@ -1,6 +1,6 @@
 """Jobs over HTTP: create, look up, list and abort them, and the tasks and queues that there are."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,8 +15,9 @@ from app.components.worker.enqueue_by_name import (
     enqueue_by_name,
     list_examples,
 )
-from app.services.history import EndedJob, list_ended
-from app.services.jobs import Job, abort, find
+from app.services.history import JobSummary
+from app.services.job_list import list_jobs
+from app.services.jobs import Job, JobState, abort, find
 from app.services.queues import QueueStatus, list_queues
 
 MAX_DELAY_SECONDS = 30 * 24 * 3600
@@ -56,14 +57,14 @@ class NewJob(BaseModel):
     )
 
 
-class EndedJobs(BaseModel):
-    """Which of the jobs that have ended lately to list, and how many."""
+class JobFilter(BaseModel):
+    """Which jobs to list, and how many."""
 
     model_config = ConfigDict(extra="forbid")
 
     queue: str | None = None
     task: str | None = None
-    state: Literal["succeeded", "failed", "aborted"] | None = None
+    state: JobState | None = None
     limit: int = Field(default=100, ge=1, le=1000)
 
 
@@ -83,9 +84,9 @@ async def create_job(redis: Redis, job: NewJob, response: Response) -> Job:
 
 
 @router.get("/jobs")
-async def get_ended_jobs(redis: Redis, page: Annotated[EndedJobs, Query()]) -> list[EndedJob]:
-    """List jobs that have ended lately, the newest first."""
-    return await list_ended(redis, **page.model_dump())
+async def get_jobs(redis: Redis, page: Annotated[JobFilter, Query()]) -> list[JobSummary]:
+    """List the newest jobs: those that wait or run, then those that ended lately."""
+    return await list_jobs(redis, **page.model_dump())
 
 
 @router.get("/jobs/{job_id:path}", responses=problems(404, 413))

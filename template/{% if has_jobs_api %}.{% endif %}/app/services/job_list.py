@@ -1,0 +1,106 @@
+"""The list of jobs: those that wait or run, and those that ended lately."""
+
+from typing import Any
+
+import msgpack
+from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
+from arq.utils import timestamp_ms
+
+from app.core.config import WORKER_QUEUES
+from app.services.dead_letters import show_id
+from app.services.history import JobSummary, list_ended
+from app.services.jobs import UNREADABLE, JobState, or_unreadable, to_time
+
+WAITING: tuple[JobState, ...] = ("queued", "deferred", "running", "retrying")
+# Of each queue, this many of the jobs that are due last are looked at.
+MAX_WAITING = 500
+# arq writes the name of the task before its arguments, so the beginning of a job tells it.
+HEAD_BYTES = 300
+
+
+async def list_jobs(
+    redis: ArqRedis,
+    *,
+    queue: str | None = None,
+    task: str | None = None,
+    state: str | None = None,
+    limit: int = 100,
+) -> list[JobSummary]:
+    """Return the newest jobs that meet every condition that is given.
+
+    Jobs that wait or run come first, by when they are due, then those that ended lately.
+
+    Args:
+        redis: The client.
+        queue: A queue of `WORKER_QUEUES`.
+        task: arq's name of a task.
+        state: A state of a job.
+        limit: How many jobs at most.
+    """
+    found: list[JobSummary] = []
+    if state is None or state in WAITING:
+        for name in WORKER_QUEUES if queue is None else {queue} & WORKER_QUEUES.keys():
+            found += [
+                job
+                for job in await _list_waiting(redis, name)
+                if task in (None, job.task) and state in (None, job.state)
+            ]
+    if state not in WAITING:
+        found += await list_ended(redis, queue=queue, task=task, state=state, limit=limit)
+    return found[:limit]
+
+
+async def _list_waiting(redis: ArqRedis, queue: str) -> list[JobSummary]:
+    queue_name = WORKER_QUEUES[queue]["queue_name"]
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zrange(queue_name, 0, MAX_WAITING - 1, desc=True, withscores=True)
+        (scores,) = await pipe.execute(raise_on_error=False)
+    scores = or_unreadable(scores)
+    if not scores or scores == UNREADABLE:
+        return []
+    ids = [job_id for job_id, _ in scores]
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.mget([in_progress_key_prefix.encode() + job_id for job_id in ids])
+        pipe.mget([retry_key_prefix.encode() + job_id for job_id in ids])
+        for job_id in ids:
+            pipe.getrange(job_key_prefix.encode() + job_id, 0, HEAD_BYTES)
+        running, tries, *heads = await pipe.execute(raise_on_error=False)
+    return [
+        _summarize(queue, *parts)
+        for parts in zip(ids, (score for _, score in scores), running, tries, heads, strict=True)
+    ]
+
+
+def _summarize(
+    queue: str, job_id: bytes, score: float, running: Any, tries: Any, head: Any
+) -> JobSummary:
+    state: JobState = "queued"
+    if running:
+        state = "running"
+    elif tries:
+        state = "retrying"
+    elif score > timestamp_ms():
+        state = "deferred"
+    return JobSummary(
+        id=show_id(job_id),
+        state=state,
+        queue=queue,
+        task=_read_task(head) if isinstance(head, bytes) else None,
+        tries=int(tries) if isinstance(tries, bytes) and tries.isdigit() else 0,
+        due=to_time(score),
+    )
+
+
+def _read_task(head: bytes) -> str | None:
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(head)
+    try:
+        for _ in range(unpacker.read_map_header()):
+            if unpacker.unpack() == "f":
+                return str(unpacker.unpack())
+            unpacker.skip()
+    except (msgpack.UnpackException, ValueError):
+        # The job is not one that arq has written with our serializer, or its name is very long.
+        pass
+    return None
