@@ -345,7 +345,7 @@ def test_the_dev_service_runs_what_is_edited(full: Stack) -> None:
 
 
 def test_every_command_of_the_documentation_prints_what_it_says(full: Stack) -> None:
-    text = (full.project / "docs/worker.md").read_text()
+    text = (full.project / "docs/docker.md").read_text()
     (script,) = re.findall(r"```python\n# send\.py\n(.*?)```", text, re.S)
     (full.project / "send.py").write_text(script)
     blocks = re.findall(r"```console\n(.*?)```", text, re.S)
