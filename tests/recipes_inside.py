@@ -2,20 +2,23 @@
 
 import asyncio
 import os
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
+from arq import func
 from arq.connections import ArqRedis
 from arq.jobs import JobStatus
 
 from app.cli.reports import send
+from app.components.backend.api.reports import request_report
 from app.components.worker.queues.reports import WorkerSettings
 from app.components.worker.tasks.reports import add_up
 from app.core.config import settings
-from app.services.from_threads import send_from_thread
 from app.services.progress import load_progress
-from app.services.reminders import add_up_later
+from app.components.worker.reminders import add_up_later
 from tests.support import queue_of, run_burst
 
 
@@ -35,7 +38,7 @@ def test_the_cron_job_is_due_when_the_page_says() -> None:
 async def test_other_senders(redis: ArqRedis) -> None:
     ids = [
         await send("/from-a-command"),
-        await anyio.to_thread.run_sync(send_from_thread, redis, WorkerSettings, "/from-a-thread"),
+        await anyio.to_thread.run_sync(request_report, redis, "/from-a-thread"),
     ]
     script = await asyncio.create_subprocess_exec(
         sys.executable, "send_report.py", settings.REDIS_URL, stdout=asyncio.subprocess.PIPE
@@ -47,7 +50,7 @@ async def test_other_senders(redis: ArqRedis) -> None:
     async def add_up(ctx: dict[str, Any], path: str) -> None:
         paths.append(path)
 
-    await run_burst(queue_of(add_up, queue_name=WorkerSettings.queue_name))
+    await run_burst(queue_of(func(add_up, name="add_up"), queue_name=WorkerSettings.queue_name))
     assert sorted(paths) == ["/figures", "/from-a-command", "/from-a-thread"]
     assert await load_progress(redis, ids[0]) is None
 
@@ -62,3 +65,65 @@ async def test_databases_are_apart(redis: ArqRedis) -> None:
     )
     assert await process.wait() == 0
     assert await redis.zcard(WorkerSettings.queue_name) == 1
+
+
+API = """
+from fastapi.testclient import TestClient
+
+from app.components.backend.main import app
+from app.core.config import settings
+
+key = {"X-API-Key": settings.API_KEY.get_secret_value()}
+with TestClient(app, headers=key) as client:
+    for path in ("/queues", "/dead-letters", "/readyz", "/jobs/none"):
+        print(path, client.get(path).status_code)
+    job = {"queue": "system", "task": "system_health_check", "id": "from-the-api"}
+    print("/jobs", client.post("/jobs", json=job).status_code)
+    print("/jobs/from-the-api", client.delete("/jobs/from-the-api").status_code)
+    print("requeue", client.post("/dead-letters/requeue", json={"all": True}).status_code)
+"""
+STATUSES = {"/queues": "200", "/dead-letters": "200", "/readyz": "200", "/jobs/none": "404"}
+STATUSES |= {"/jobs": "202", "/jobs/from-the-api": "202", "requeue": "200"}
+
+
+async def test_the_rights_are_enough(redis: ArqRedis) -> None:
+    page = Path("docs/operations.md").read_text(encoding="utf-8")
+    (rule,) = re.findall(r"(?m)^user (.*)$", page)
+    user, *rights = rule.replace(">PASSWORD", ">secret").split()
+    await redis.execute_command("ACL", "SETUSER", user, "reset", *rights)
+    url = settings.REDIS_URL.replace("unix://", f"unix://{user}:secret@")
+    environment = {**os.environ, "REDIS_URL": url}
+    await redis.execute_command("ACL", "LOG", "RESET")
+
+    async def run(*command: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        return output.decode()
+
+    arq = (sys.executable, "-m", "arq")
+    load_test, system = (f"app.components.worker.queues.{name}.WorkerSettings" for name in ("load_test", "system"))
+    worker = asyncio.create_task(run(*arq, load_test))
+    command = str(Path(sys.executable).with_name("full-stack"))
+    printed = [
+        await run(command, "load-test", "run", "--type", "failure_testing", "--tasks", "20"),
+        await run(sys.executable, "-c", API),
+        await run(*arq, system, "--burst"),
+        await run(command, "health", "status", "--detailed"),
+        await run(command, "load-test", "list"),
+        await run(command, "dead-letters", "purge", "--all", "--yes"),
+        await run(*arq, load_test, "--check"),
+    ]
+    worker.cancel()
+    refused = await redis.execute_command("ACL", "LOG")
+    assert refused == [], "\n".join(printed)
+    statuses = dict(line.split() for line in printed[1].splitlines() if line.startswith(("/", "req")))
+    assert statuses == STATUSES, printed[1]
+    assert "20 sent" in printed[0], printed[0]
+    for command in ("flushall", "config", "keys", "acl"):
+        allowed = await redis.execute_command("ACL", "DRYRUN", user, command, *["get", "*"][: 2 if command == "config" else 1])
+        assert b"no permissions" in allowed, command

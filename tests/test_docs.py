@@ -119,7 +119,9 @@ def links_and_paths(page: Path, *roots: Path) -> None:
         target = (page.parent / link) if link else page
         assert target.exists(), f"{page.name}: {link}"
         headings = re.findall(r"(?m)^#+ (.*)$", target.read_text()) if anchor else []
-        assert not anchor or anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+        }
     for path in re.findall(r"`((?:app|docs|tests|extensions|template)/[\w/.]*)`", text):
         assert any((root / path).exists() for root in roots), f"{page.name}: {path}"
 

@@ -1,6 +1,5 @@
 """docs/recipes.md and the rights of docs/operations.md, written into a project and tried there."""
 
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import harness
-from tests.test_docs import code_blocks, section
+from tests.test_docs import code_blocks
 
 pytestmark = pytest.mark.xdist_group("installed-full")
 INSIDE = Path(__file__).with_name("recipes_inside.py")
@@ -39,10 +38,14 @@ def test_the_recipes_work(project: Path) -> None:
         path.write_text(text)
     assert len(files) >= 8
     check = ("uv", "run", "ruff")
-    own = [str(path) for name, _ in files if (path := project / name.removeprefix("# ")).name != "send_report.py"]
+    own = [
+        str(path) for name, _ in files if (path := project / name.removeprefix("# ")).name != "send_report.py"
+    ]
     harness.run(*check, "check", "--ignore", "D1", *own, cwd=project)
     harness.run(*check, "format", "--check", *own, cwd=project)
     shutil.copy(INSIDE, project / "tests/test_recipes.py")
     harness.run("uv", "run", "mypy", cwd=project)
     harness.run("uv", "run", "lint-imports", cwd=project)
-    harness.run("uv", "run", "pytest", "--quiet", "tests/test_reports.py", "tests/test_recipes.py", cwd=project)
+    harness.run(
+        "uv", "run", "pytest", "--quiet", "tests/test_reports.py", "tests/test_recipes.py", cwd=project
+    )
