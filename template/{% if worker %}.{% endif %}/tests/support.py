@@ -12,6 +12,7 @@ from typing import Any
 from arq.worker import Worker, create_worker
 
 from app import NAME
+from app.components.worker.client import worker_client
 from app.components.worker.hooks import bind_log_context, shutdown, startup
 from app.components.worker.results import decode, encode
 from app.components.worker.retries import MAX_TRIES
@@ -32,6 +33,7 @@ def queue_of(*functions: Any, **options: Any) -> Any:
         "allow_abort_jobs": True,
         "poll_delay": 0.01,
         "redis_settings": settings.redis_settings,
+        "redis_pool": worker_client(options.get("queue_name", QUEUE), options.get("max_jobs", 10)),
         "job_serializer": encode,
         "job_deserializer": decode,
         "health_check_key": keys.sentinel(QUEUE),

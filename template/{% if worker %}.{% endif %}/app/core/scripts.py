@@ -21,16 +21,17 @@ async def run_script(
 
     Redis keeps scripts by their hash: redis-py sends the text only to a server that lacks it.
     """
-    return await redis.register_script(_read(name))(keys, arguments)
+    return await redis.register_script(read_script(name))(keys, arguments)
 
 
 def queue_script(
     pipe: Pipeline, name: str, keys: Sequence[str | bytes], arguments: Sequence[Any] = ()
 ) -> None:
     """Queue a script in a pipeline, with its text: a pipeline cannot ask whether Redis has it."""
-    pipe.execute_command("EVAL", _read(name), len(keys), *keys, *arguments)
+    pipe.execute_command("EVAL", read_script(name), len(keys), *keys, *arguments)
 
 
 @cache
-def _read(name: str) -> str:
+def read_script(name: str) -> str:
+    """Return the text of a script."""
     return (DIRECTORY / f"{name}.lua").read_text()

@@ -15,8 +15,11 @@ ones, so each class names all of them:
   than that, and run again then.
 - `job_completion_wait`: on SIGTERM arq lets running jobs end for this many seconds, and cancels the
   rest; by default it cancels all at once. Keep `stop_grace_period` in docker-compose.yml above it.
-- `poll_delay`: the seconds between two polls. An idle worker picks a job up after half of this on
-  average; 0.08 costs it 1 % of a core, 0.5 next to nothing.
+- `redis_settings`: what `arq --check` connects to, and a worker without `redis_pool`.
+- `redis_pool`: the client of `client.py`, with which a job costs a third of the processor time and
+  an idle worker starts one at once. Without this line arq makes its own client, and everything
+  else stays the same; then set `poll_delay` to 0.08, since polling costs it 1 % of a core.
+- `poll_delay`: the least seconds between two polls; an idle worker waits for jobs within a poll.
 - `queue_read_limit`: how many ids a poll reads. Jobs already running on any replica count too, so
   it is at least twice the replicas times `max_jobs`.
 - `job_serializer`, `job_deserializer`: the recorder. They write msgpack, since arq's default is

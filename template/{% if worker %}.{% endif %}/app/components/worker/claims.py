@@ -1,0 +1,241 @@
+"""Jobs that are locked for a worker before arq asks for each of them."""
+
+import asyncio
+import itertools
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from arq.constants import (
+    abort_jobs_ss,
+    in_progress_key_prefix,
+    job_key_prefix,
+    retry_key_prefix,
+)
+from arq.utils import timestamp_ms
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from app.components.worker.transactions import Transactions
+from app.core.redis import PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
+from app.core.scripts import read_script
+
+# The longest wait for a job. Between two polls arq looks for cron jobs, and for tasks that ended.
+MAX_WAIT_MS = 250
+# How often a server that refuses CLIENT TRACKING is polled.
+UNTRACKED_WAIT_MS = 80
+# Each change of the queue wakes every idle worker. One that finds no job waits longer before it
+# wakes again, up to this, so that a busy queue costs an idle worker no more than polling would.
+MAX_PAUSE_SECONDS = 0.08
+# For the first jobs, until `start_jobs` names its own time. Longer than `PATIENCE_SECONDS`.
+FIRST_LOCK_MS = 300_000
+# How long arq's `run_job` keeps the count of a job's tries.
+TRIES_SECONDS = 88_400
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that is locked and read."""
+
+    job_id: str
+    score: float
+    lock_ms: int
+    # To the commands of `run_job`, by name.
+    replies: dict[str, Any]
+
+
+class Claims:
+    """The claims of the worker in whose task `poll` was called first."""
+
+    def __init__(
+        self,
+        queue_name: str,
+        max_jobs: int,
+        connection: AbstractConnection,
+        transactions: Transactions,
+    ) -> None:
+        """Take a connection of version 3 of the protocol that does not retry by itself."""
+        self.max_jobs = max_jobs
+        self._queue_name = queue_name
+        self._connection = connection
+        self._transactions = transactions
+        self._patience = Patience(PATIENCE_SECONDS)
+        # The value of the locks of a poll tells whose they are when its reply is lost.
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
+        self._polls = itertools.count()
+        self._value = ""
+        self._lock_ms = FIRST_LOCK_MS
+
+        # Claims that `start_jobs` has not asked for yet, by the key of the lock.
+        self._locked: dict[str, Claim] = {}
+        # Claims that `run_job` has not asked for yet, by the key of the job.
+        self._started: dict[str, Claim] = {}
+        # The tasks of `run_job`: arq counts a slot as free when its task is done.
+        self._running: set[asyncio.Task[Any]] = set()
+
+        self._worker: asyncio.Task[Any] | None = None
+        self._is_tracking = False
+        self._look_again_ms = 0.0
+        self._is_woken = False
+        self._pause_seconds = 0.0
+        self._last_refusal = ""
+
+    def belong_to_this_task(self) -> bool:
+        """Return whether this task polls for the claims, as it does if no other one does."""
+        task = asyncio.current_task()
+        if self._worker is None or self._worker.done():
+            self._worker = task
+        return self._worker is task
+
+    async def poll(self, start: int, num: int) -> list[bytes]:
+        """Wait for due jobs, lock them for the free slots, and return their ids."""
+        await self._wait()
+        free = self.max_jobs - len(self._started) - len(self._running)
+        if free < 1:
+            return []
+        claims = await self._claim(start, num, free)
+        if claims:
+            self._pause_seconds = 0
+        elif self._is_woken:
+            self._pause_seconds = min(MAX_PAUSE_SECONDS, 2 * self._pause_seconds or 0.02)
+        self._locked = {in_progress_key_prefix + claim.job_id: claim for claim in claims}
+        # `start_jobs` takes them without a pause.
+        asyncio.get_running_loop().call_soon(self._release_unused)
+        return [claim.job_id.encode() for claim in claims]
+
+    def take(self, lock_key: str) -> Claim | None:
+        """Return the claim that has this lock, for `start_jobs`."""
+        return self._locked.pop(lock_key, None)
+
+    def start(self, claim: Claim, lock_ms: int) -> None:
+        """Note that `start_jobs` starts a job, and for how long it is to be locked."""
+        self._started[job_key_prefix + claim.job_id] = claim
+        if claim.lock_ms != lock_ms:
+            self._lock_ms = lock_ms
+            lock_key = in_progress_key_prefix + claim.job_id
+            self._transactions.send([("PEXPIRE", lock_key, lock_ms)])
+
+    def read(self, job_key: str) -> dict[str, Any] | None:
+        """Return the replies to `run_job`, which is the current task, if it has a claim."""
+        claim, task = self._started.pop(job_key, None), asyncio.current_task()
+        if claim is None or task is None:
+            return None
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return claim.replies
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.disconnect()
+
+    async def _wait(self) -> None:
+        """Wait until the queue has changed, or until the last claim said to look again."""
+        self._is_woken = False
+        if self._look_again_ms <= timestamp_ms():
+            return
+        await asyncio.sleep(self._pause_seconds)
+        seconds = (self._look_again_ms - timestamp_ms()) / 1000
+        if not self._is_tracking:
+            await asyncio.sleep(seconds)
+        elif seconds > 0:
+            # The claim opens a broken connection again.
+            with suppress(RedisError, OSError):
+                message = await self._connection.read_response(timeout=seconds)
+                self._is_woken = message is not None
+        if not self._is_woken:
+            self._pause_seconds = 0
+
+    async def _claim(self, start: int, num: int, free: int) -> list[Claim]:
+        self._value = f"{self._name}:{next(self._polls)}"
+        is_again = False
+
+        async def ask() -> Any:
+            nonlocal is_again
+            is_lost, is_again = is_again, True
+            now = timestamp_ms()
+            try:
+                return await self._run(
+                    "claim_jobs",
+                    (self._queue_name, abort_jobs_ss),
+                    (now, start, num, free, self._value, self._lock_ms, int(is_lost)),
+                    (in_progress_key_prefix, job_key_prefix, retry_key_prefix, TRIES_SECONDS),
+                )
+            except ResponseError as error:
+                # A server that is full or read-only, for example, refuses locks.
+                self._warn(error)
+                return [], None
+
+        asking = asyncio.create_task(
+            self._patience.call_with_retry(ask, lambda _: self._connection.disconnect(nowait=True))
+        )
+        try:
+            jobs, later = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # The worker ends while the reply is on its way.
+            with suppress(RedisError, OSError):
+                jobs, _ = await asyncio.wait_for(asking, RESPONSE_SECONDS)
+                self._release(self._parse(jobs))
+            raise
+        self._look_again_ms = timestamp_ms() + (
+            MAX_WAIT_MS if self._is_tracking else UNTRACKED_WAIT_MS
+        )
+        if later:
+            self._look_again_ms = min(self._look_again_ms, float(later))
+        return self._parse(jobs)
+
+    def _warn(self, error: ResponseError) -> None:
+        if str(error) != self._last_refusal:
+            log.warning("Redis refuses to lock jobs", error=str(error))
+        self._last_refusal = str(error)
+
+    def _parse(self, jobs: list[list[Any]]) -> list[Claim]:
+        claims = []
+        for job_id, score, job, tries, is_aborted in jobs:
+            replies = {"GET": job, "INCRBY": tries, "EXPIRE": True, "ZREM": is_aborted}
+            # arq cannot decode any other id, and would end. The job stays locked, out of the way.
+            with suppress(UnicodeDecodeError):
+                claims.append(Claim(job_id.decode(), float(score), self._lock_ms, replies))
+        return claims
+
+    def _release_unused(self) -> None:
+        # The worker has fewer slots than `max_jobs`.
+        unused, self._locked = list(self._locked.values()), {}
+        self._release(unused)
+
+    def _release(self, claims: list[Claim]) -> None:
+        if claims:
+            ids = [claim.job_id for claim in claims]
+            prefixes = in_progress_key_prefix, retry_key_prefix
+            script = read_script("release_jobs")
+            self._transactions.send([("EVAL", script, 0, self._value, *prefixes, *ids)])
+
+    async def _run(self, script: str, keys: Sequence[str], *arguments: Sequence[Any]) -> Any:
+        """Run a script. The server remembers which keys it reads, and tells of one change."""
+        if not self._connection.is_connected:
+            await self._connect()
+        values = itertools.chain(*arguments)
+        text = read_script(script)
+        await self._connection.send_command("EVAL", text, len(keys), *keys, *values)
+        while True:
+            reply = await self._connection.read_response()
+            # A message about a change comes between, and begins with the name of its kind.
+            if isinstance(reply[0], list):
+                return reply
+
+    async def _connect(self) -> None:
+        try:
+            await self._connection.connect()
+            await self._connection.send_command("CLIENT", "TRACKING", "ON")
+            await self._connection.read_response()
+            self._is_tracking = True
+        except ResponseError as error:
+            log.warning("Redis refuses CLIENT TRACKING and is polled", error=str(error))
+            self._is_tracking = False
+            self._connection.protocol = 2
+            await self._connection.connect()

@@ -1,0 +1,54 @@
+-- Lock due jobs of a queue and read them: what arq's Worker asks for each job in start_jobs and run_job.
+--
+-- KEYS: 1 the queue, 2 the ids to abort
+-- ARGV: 1 the time in ms, 2 how many due ids to skip, 3 how many to look at, 4 how many jobs to lock,
+--       5 the value of the locks, 6 their time to live in ms,
+--       7 '1' if an earlier request of this value got no reply: its locks are the caller's,
+--       8 9 10 the prefixes of locks, jobs and counts of tries, 11 the time to live of these counts in s
+-- Returns: 1 the locked jobs, each as {id, score, job or false, try, 1 if it is to be aborted},
+--          2 when to look again in ms: the time itself if due jobs may be left, false if no job waits
+
+-- Enough for any number of small jobs. A reply with many large ones would hold up the server.
+local MAX_BYTES = 1000000
+
+local lock_prefix, job_prefix, tries_prefix = ARGV[8], ARGV[9], ARGV[10]
+
+-- Return the number of the try that the caller has locked the job for, or nil where it is locked elsewhere.
+local function lock(id)
+  local key, tries = lock_prefix .. id, tries_prefix .. id
+  local count
+  if redis.call('SET', key, ARGV[5], 'NX', 'PX', ARGV[6]) then
+    count = redis.pcall('INCR', tries)
+  elseif ARGV[7] == '1' and redis.pcall('GET', key) == ARGV[5] then
+    count = redis.pcall('GET', tries)
+  else
+    return nil
+  end
+  if not tonumber(count) then
+    -- One bad record must not stop the queue.
+    redis.call('SET', tries, 1)
+    count = 1
+  end
+  redis.call('EXPIRE', tries, ARGV[11])
+  return tonumber(count)
+end
+
+local jobs, bytes = {}, 0
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[2], ARGV[3])
+for i = 1, #due, 2 do
+  if #jobs == tonumber(ARGV[4]) or bytes > MAX_BYTES then
+    return {jobs, ARGV[1]}
+  end
+  local id = due[i]
+  local try = lock(id)
+  if try then
+    local job = redis.pcall('GET', job_prefix .. id)
+    if type(job) ~= 'string' then
+      job = false
+    end
+    bytes = bytes + (job and #job or 0)
+    table.insert(jobs, {id, due[i + 1], job, try, redis.call('ZREM', KEYS[2], id)})
+  end
+end
+local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return {jobs, later[2] or false}

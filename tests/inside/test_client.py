@@ -1,0 +1,336 @@
+"""The worker's client: each job as with arq's own, with fewer requests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from arq import Retry, func
+from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
+from arq.jobs import Job, JobStatus
+from arq.worker import create_worker
+from redis.exceptions import DataError, ResponseError
+
+from app.components.worker import claims
+from app.components.worker.client import WorkerRedis, worker_client
+from app.core.config import settings
+from app.core.redis import redis_settings
+from tests.support import QUEUE, queue_of, run_burst, running
+
+RUNS: list[Any] = []
+GATE: list[asyncio.Event] = []
+STOCK = {"redis_pool": None}
+# arq's own client leaves its pipeline open then.
+CANCELLED_WHILE_IT_LOCKS = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    RUNS.clear()
+    GATE[:] = [asyncio.Event()]
+
+
+@pytest.fixture
+def endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens in these tests happens because the client was woken for it."""
+    monkeypatch.setattr(claims, "MAX_WAIT_MS", 3_600_000)
+
+
+async def note(ctx: dict[str, Any], value: Any = None) -> Any:
+    RUNS.append(value)
+    return value
+
+
+async def wait_for_gate(ctx: dict[str, Any]) -> None:
+    RUNS.append(ctx["job_id"])
+    await GATE[0].wait()
+
+
+async def try_twice(ctx: dict[str, Any]) -> int:
+    if ctx["job_try"] == 1:
+        raise Retry(defer=0.05)
+    return int(ctx["job_try"])
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def send(redis: ArqRedis, task: str, *args: Any, **options: Any) -> Job:
+    job = await redis.enqueue_job(task, *args, _queue_name=QUEUE, **options)
+    assert job
+    return job
+
+
+async def locks(redis: ArqRedis) -> list[bytes]:
+    return sorted(await redis.keys(in_progress_key_prefix + "*"))
+
+
+@asynccontextmanager
+async def client(**options: Any) -> AsyncIterator[WorkerRedis]:
+    async with worker_client(QUEUE, 10) as redis:
+        yield redis
+
+
+@CANCELLED_WHILE_IT_LOCKS
+async def test_each_job_runs_once_beside_stock_workers(redis: ArqRedis) -> None:
+    for number in range(100):
+        await send(redis, "note", number)
+    async with AsyncExitStack() as stack:
+        for options in ({}, STOCK, {}, STOCK):
+            await stack.enter_async_context(running(queue_of(note, **options)))
+        await until(lambda: len(RUNS) >= 100)
+    assert sorted(RUNS) == list(range(100))
+    assert not await locks(redis)
+
+
+@CANCELLED_WHILE_IT_LOCKS
+async def test_two_workers_may_share_a_class(redis: ArqRedis) -> None:
+    queue = queue_of(note)
+    async with running(queue), running(queue):
+        for number in range(100):
+            await send(redis, "note", number)
+        await until(lambda: len(RUNS) >= 100)
+    assert sorted(RUNS) == list(range(100))
+
+
+def test_a_class_works_in_one_event_loop_after_another() -> None:
+    queue = queue_of(note)
+
+    async def run() -> None:
+        async with worker_client(QUEUE, 10) as redis:
+            await redis.flushdb()
+            await asyncio.gather(*(send(redis, "note", number) for number in range(20)))
+        await run_burst(queue)
+
+    for _ in range(3):
+        asyncio.run(run())
+    assert len(RUNS) == 60
+
+
+async def test_an_idle_worker_is_woken(redis: ArqRedis, endless_wait: None) -> None:
+    async with running(queue_of(note)):
+        for number in range(3):
+            await send(redis, "note", number)
+            await until(lambda number=number: RUNS[-1:] == [number])
+
+
+async def test_a_deferred_job_wakes_its_worker(redis: ArqRedis, endless_wait: None) -> None:
+    async with running(queue_of(note, try_twice)):
+        job = await send(redis, "note", _defer_by=0.3)
+        await until(lambda: RUNS)
+        result = await job.result_info()
+        assert result
+        assert (result.start_time - result.enqueue_time).total_seconds() >= 0.3
+        assert await (await send(redis, "try_twice")).result(timeout=20) == 2
+
+
+async def test_a_freed_slot_is_used(redis: ArqRedis, endless_wait: None) -> None:
+    async with running(queue_of(note, wait_for_gate, max_jobs=1)):
+        first = await send(redis, "wait_for_gate")
+        await until(lambda: RUNS)
+        await send(redis, "note", "second")
+        assert await first.status() is JobStatus.in_progress
+        GATE[0].set()
+        await until(lambda: "second" in RUNS)
+
+
+async def test_no_more_jobs_are_locked_than_slots_are_free(redis: ArqRedis) -> None:
+    jobs = [await send(redis, "wait_for_gate") for _ in range(5)]
+    async with running(queue_of(wait_for_gate, max_jobs=2)):
+        await until(lambda: len(RUNS) == 2)
+        assert len(await locks(redis)) == 2
+        GATE[0].set()
+        await asyncio.gather(*(job.result(timeout=20) for job in jobs))
+
+
+async def test_locks_that_are_not_used_are_given_back(redis: ArqRedis) -> None:
+    queue = queue_of(wait_for_gate, max_jobs=10)
+    for number in range(5):
+        await send(redis, "wait_for_gate", _job_id=str(number))
+    worker = create_worker(queue, max_jobs=2, handle_signals=False)
+    task = asyncio.create_task(worker.async_run())
+    await until(lambda: len(RUNS) == 2)
+    async with asyncio.timeout(20):
+        while len(await locks(redis)) > 2:
+            await asyncio.sleep(0.01)
+    counts = await redis.mget([f"{retry_key_prefix}{number}" for number in range(5)])
+    assert sorted(int(count or 0) for count in counts) == [0, 0, 0, 1, 1]
+    GATE[0].set()
+    await until(lambda: len(RUNS) == 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await worker.close()
+
+
+async def test_a_poll_that_is_cancelled_gives_its_locks_back(redis: ArqRedis) -> None:
+    job = await send(redis, "note")
+    async with client() as worker:
+        await redis.client_pause(300, all=False)
+        poll = asyncio.create_task(worker.claims.poll(0, 100))
+        await asyncio.sleep(0.05)
+        poll.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await poll
+    # The client has sent what waited before it closed.
+    assert await redis.get(retry_key_prefix + job.job_id) == b"0"
+    assert not await locks(redis)
+
+
+async def test_a_lost_reply_is_asked_for_again(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await send(redis, "note")
+    async with client() as worker:
+        connection = worker.claims._connection
+        read = connection.read_response
+        lost: list[Any] = []
+
+        async def lose_the_first_claim(**options: Any) -> Any:
+            reply = await read(**options)
+            if isinstance(reply, list) and not lost:
+                lost.append(reply)
+                raise ConnectionError("lost")
+            return reply
+
+        monkeypatch.setattr(connection, "read_response", lose_the_first_claim)
+        assert await worker.claims.poll(0, 100) == [job.job_id.encode()]
+        assert lost
+        assert await redis.get(retry_key_prefix + job.job_id) == b"1"
+
+
+async def test_a_running_job_can_be_aborted(redis: ArqRedis) -> None:
+    async with running(queue_of(wait_for_gate)):
+        job = await send(redis, "wait_for_gate")
+        await until(lambda: RUNS)
+        assert await job.abort(timeout=20)
+
+
+async def test_a_lock_lasts_as_long_as_arq_wants(redis: ArqRedis) -> None:
+    async with running(queue_of(func(wait_for_gate, timeout=1000))):
+        for _ in range(2):
+            job = await send(redis, "wait_for_gate")
+            await until(lambda job=job: job.job_id in RUNS)
+            milliseconds = await redis.pttl(in_progress_key_prefix + job.job_id)
+            assert 1_000_000 < milliseconds <= 1_010_000
+
+
+async def test_a_worker_drains_after_the_server_was_full(redis: ArqRedis) -> None:
+    for number in range(20):
+        await send(redis, "note", number)
+    await redis.config_set("maxmemory", 1)
+    try:
+        worker = create_worker(
+            queue_of(note, on_startup=None, on_shutdown=None),
+            poll_delay=0.01,
+            handle_signals=False,
+        )
+        worker._last_health_check = float("inf")
+        task = asyncio.create_task(worker.async_run())
+        await asyncio.sleep(0.3)
+        assert not task.done()
+        assert not RUNS
+    finally:
+        await redis.config_set("maxmemory", 0)
+    async with asyncio.timeout(20):
+        while await redis.zcard(QUEUE):
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await worker.close()
+
+
+async def test_a_server_without_tracking_is_polled(redis: ArqRedis) -> None:
+    await redis.acl_setuser(
+        "limited", enabled=True, nopass=True, keys="*", commands=["+@all", "-client|tracking"]
+    )
+    url = settings.REDIS_URL.replace("unix://", "unix://limited:x@")
+    options = redis_settings(url)
+    pool = worker_client(QUEUE, 10)
+    pool.connection_pool.connection_kwargs |= {"username": options.username, "password": "x"}
+    pool._make_connections()
+    async with running(queue_of(note, redis_pool=pool)):
+        await send(redis, "note", 1)
+        await until(lambda: RUNS)
+        assert not pool.claims._is_tracking
+
+
+async def test_bad_records_harm_only_themselves(redis: ArqRedis) -> None:
+    await redis.zadd(QUEUE, {b"\xff": 1, b"a-list": 1, b"a-text": 1})
+    await redis.zadd(f"{job_key_prefix}a-list", {"not": 1})
+    await redis.set(f"{job_key_prefix}a-text", "text")
+    await redis.set(f"{retry_key_prefix}a-text", "text")
+    async with running(queue_of(note)):
+        await send(redis, "note", 1)
+        await until(lambda: RUNS)
+        await until(lambda: True)
+    assert b"\xff" in await redis.zrange(QUEUE, 0, -1)
+
+
+async def test_a_queue_of_another_type_is_no_end(redis: ArqRedis) -> None:
+    await redis.set(QUEUE, "text")
+    pool = worker_client(QUEUE, 10)
+    async with pool:
+        assert await pool.claims.poll(0, 10) == []
+
+
+PIPELINES = {
+    "replies": [
+        ("set", "a", 1),
+        ("get", "a"),
+        ("incr", "a"),
+        ("hset", "h", "f", 1.5),
+        ("hgetall", "h"),
+    ],
+    "scores": [("zadd", "z", {"m": 1.5}), ("zrange", "z", 0, -1, False, True)],
+    "flags": [("set", "a", "b", 5), ("expire", "a", 10), ("exists", "a", "b")],
+    "two words": [("set", "a", 1), ("object", "ENCODING", "a"), ("memory_usage", "a")],
+    "bytes": [("set", b"a", b"\xff\x00"), ("get", b"a"), ("mget", "a", "b")],
+    "empty": [("mget", [])],
+    "an error in one": [("set", "a", "x"), ("incr", "a")],
+    "a refused command": [("set", "a", "x"), ("execute_command", "NONSENSE")],
+    "a wrong type": [("set", "a", True)],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("commands", PIPELINES.values(), ids=list(PIPELINES))
+async def test_a_transaction_gives_what_redis_py_gives(
+    redis: ArqRedis, commands: list[tuple[Any, ...]]
+) -> None:
+    async def run(redis: ArqRedis) -> Any:
+        await redis.flushdb()
+        async with redis.pipeline(transaction=True) as pipe:
+            try:
+                for name, *arguments in commands:
+                    getattr(pipe, name)(*arguments)
+                return await pipe.execute()
+            except (ResponseError, DataError) as error:
+                return type(error)
+
+    async with client() as worker:
+        assert await run(worker) == await run(redis)
+
+
+async def test_transactions_of_one_moment_leave_in_one_write(redis: ArqRedis) -> None:
+    async with client() as worker:
+
+        async def add(number: int) -> list[Any]:
+            async with worker.pipeline(transaction=True) as pipe:
+                pipe.set(f"key-{number}", number)
+                pipe.get(f"key-{number}")
+                return await pipe.execute()
+
+        await add(0)
+        before = (await redis.info("stats"))["total_reads_processed"]
+        replies = await asyncio.gather(*(add(number) for number in range(50)))
+        after = (await redis.info("stats"))["total_reads_processed"]
+    assert replies == [[True, str(number).encode()] for number in range(50)]
+    # One is that of INFO.
+    assert after - before == 2
