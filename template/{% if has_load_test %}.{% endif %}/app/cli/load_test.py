@@ -1,11 +1,9 @@
 """Load tests on the command line."""
 
-import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from arq.connections import ArqRedis
@@ -13,38 +11,26 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
 
 from app import NAME
+from app.cli.client import with_client
+from app.cli.output import clean, print_json, print_table, show_age
 from app.components.worker import queues
-from app.core.config import WORKER_QUEUES, settings
+from app.core.config import WORKER_QUEUES
 from app.core.errors import explain
-from app.core.log import CONTROL_CHARACTERS
-from app.core.redis import create_client
-from app.services.load_test import (
-    Collector,
-    RefusedError,
-    RunNotFoundError,
-    list_runs,
-    load_run,
-    prepare,
-    read_report,
-    start,
-    watch,
-)
+from app.services import load_test
+from app.services.load_test import Collector, RunNotFoundError
 from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun, LoadTestType
 
 COMMAND = f"{NAME} load-test"
-BAR_WIDTH = 40
+EMPTY = f"No run is stored. Start one with `{COMMAND} io`."
+LINE_CHARS = 80
+BAR_CHARS = 40
 PLOT_WIDTH, PLOT_HEIGHT = 800, 400
 # These counts of a report are always shown, the others where they are not 0.
 MAIN_COUNTS = ("sent", "succeeded", "failed")
 RARE_COUNTS = ("aborted", "lost", "not_finished", "retried")
-# Strings from Redis may hold markup and control characters: neither reaches the terminal.
-CONSOLE = Console(markup=False, highlight=False, emoji=False)
 
-T = TypeVar("T")
 Tasks = Annotated[int, typer.Option(help="How many jobs, 1 to 1,000,000.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw the run times to FILE.svg.")]
@@ -118,21 +104,18 @@ def results(
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the runs of the last week, the newest first."""
-    runs = _with_client(list_runs)
+    runs = with_client(load_test.list_runs)
     if as_json:
-        _print_json([_to_json(run) if run else {"id": name} for name, run in runs.items()])
+        print_json([_to_json(run) if run else {"id": run_id} for run_id, run in runs.items()])
         return
-    if not runs:
-        typer.echo(f"No run is stored. Start one with `{COMMAND} run --type io_simulation`.")
-        return
-    table = _table("Run", "Age", "Type", "Queue", "Tasks", "Jobs/s", "State")
-    for name, found in runs.items():
-        if found is None:
-            table.add_row(_clean(name), *[""] * 5, Text("unreadable", "red"))
-        else:
-            rate = f"{found.report.jobs_per_second:,.0f}" if found.report else ""
-            table.add_row(name, *_describe(found).values(), rate, _state(found))
-    CONSOLE.print(table)
+    columns = ("Run", "Age", "Type", "Queue", "Tasks", "Jobs/s", "State")
+    rows = [
+        (run_id, *_describe(run).values(), run.report and run.report.jobs_per_second, _state(run))
+        if run
+        else (run_id, *[""] * 5, "unreadable")
+        for run_id, run in runs.items()
+    ]
+    print_table(columns, rows, EMPTY)
 
 
 @app.command()
@@ -140,59 +123,53 @@ def compare(first_id: str, second_id: str, as_json: AsJson = False) -> None:
     """Print two runs beside each other, with the second as a multiple of the first."""
     (first, report), (second, other_report) = _read(first_id), _read(second_id)
     if as_json:
-        _print_json([_to_json(first, report), _to_json(second, other_report)])
+        print_json([_to_json(first, report), _to_json(second, other_report)])
         return
-    table = _table("", first.id, second.id, "Ratio")
-    others = _describe(second) | {"max_jobs": f"{second.max_jobs}"}
-    for name, value in (_describe(first) | {"max_jobs": f"{first.max_jobs}"}).items():
+    rows: list[tuple[object, ...]] = []
+    others = _describe(second) | {"max_jobs": second.max_jobs}
+    for name, value in (_describe(first) | {"max_jobs": first.max_jobs}).items():
         is_same = name == "Age" or value == others[name]
-        table.add_row(name, value, others[name], "" if is_same else "differs")
+        rows.append((name, value, others[name], "" if is_same else "differs"))
     other_figures = _figures(other_report)
     for name, figure in _figures(report).items():
         other = other_figures[name]
-        ratio = f"{other / figure:.2f}" if figure else "-"
-        table.add_row(name, f"{figure:,.0f}", f"{other:,.0f}", ratio)
-    CONSOLE.print(table)
+        rows.append((name, figure, other, f"{other / figure:.2f}" if figure else "-"))
+    print_table(("", first.id, second.id, "Ratio"), rows, EMPTY)
 
 
 def _run(test: LoadTest, *, wait: bool, as_json: bool, plot: Path | None) -> None:
     if test.queue not in WORKER_QUEUES:
         raise SystemExit(f"--queue: {test.queue!r} is not one of {', '.join(WORKER_QUEUES)}.")
-    worker_settings = queues.settings(test.queue)
+    settings = queues.settings(test.queue)
+    run: LoadTestRun = with_client(lambda redis: load_test.prepare(redis, test, settings))
+    show = f"`{COMMAND} results {run.id}`"
     try:
-        started = _with_client(lambda redis: prepare(redis, test, worker_settings))
-    except RefusedError as error:
-        raise SystemExit(str(error)) from None
-    see_later = f"See it with `{COMMAND} results {started.id}`."
-    try:
-        _with_client(lambda redis: start(redis, started))
+        with_client(lambda redis: load_test.start(redis, run))
         if not wait:
-            typer.echo(f"Run {started.id} has started. {see_later}")
+            typer.echo(f"Run {run.id} has started: see {show}.")
             return
         if not as_json:
-            _print_title(started)
-        report = _with_client(lambda redis: _wait(redis, started))
+            _print_title(run)
+        report: LoadTestReport = with_client(lambda redis: _wait(redis, run))
     except KeyboardInterrupt:
-        raise SystemExit(f"\nRun {started.id} goes on. {see_later}") from None
-    except RunNotFoundError as error:
-        raise SystemExit(f"{error}: Redis was emptied or has lost its data.") from None
+        raise SystemExit(f"\nRun {run.id} goes on: see {show}.") from None
     except RedisError as error:
-        raise SystemExit(f"Run {started.id}: {explain(error)} {see_later}") from None
-    _show(started, report, as_json=as_json, plot=plot)
+        raise SystemExit(f"Run {run.id}: {explain(error)} See {show}.") from None
+    _show(run, report, as_json=as_json, plot=plot)
     if not report.complete:
-        raise SystemExit(f"Run {started.id}: not every job has finished. {see_later}")
+        raise SystemExit(f"Run {run.id}: not every job has finished: see {show}.")
 
 
-async def _wait(redis: ArqRedis, started: LoadTestRun) -> LoadTestReport:
-    collector = Collector(redis, started)
+async def _wait(redis: ArqRedis, run: LoadTestRun) -> LoadTestReport:
+    collector = Collector(redis, run)
     console = Console(stderr=True)
     columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(
         *columns, console=console, transient=True, expand=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("starting", total=started.test.tasks)
-        async for progress in watch(collector):
-            rate = progress.done / max(time.time() - started.started, 0.001)
+        task = bar.add_task("starting", total=run.test.tasks)
+        async for progress in load_test.watch(collector):
+            rate = progress.done / max(time.time() - run.started, 0.001)
             text = f"{progress.failed:,} failed, {rate:,.0f} jobs/s, {progress.queued:,} queued"
             if progress.outage:
                 text = "Redis does not answer, waiting for it"
@@ -202,96 +179,68 @@ async def _wait(redis: ArqRedis, started: LoadTestRun) -> LoadTestReport:
 
 def _read(run_id: str | None) -> tuple[LoadTestRun, LoadTestReport]:
     async def read(redis: ArqRedis) -> tuple[LoadTestRun, LoadTestReport]:
-        newest = run_id or next(iter(await list_runs(redis, limit=1)), None)
+        newest = run_id or next(iter(await load_test.list_runs(redis, limit=1)), None)
         if newest is None:
-            raise RunNotFoundError("No run is stored")
-        found = await load_run(redis, newest)
-        return found, await read_report(redis, found)
+            raise RunNotFoundError(EMPTY)
+        run = await load_test.load_run(redis, newest)
+        return run, await load_test.read_report(redis, run)
 
-    try:
-        return _with_client(read)
-    except RunNotFoundError as error:
-        raise SystemExit(f"{error}. `{COMMAND} list` shows the runs of the last week.") from None
+    found: tuple[LoadTestRun, LoadTestReport] = with_client(read)
+    return found
 
 
-def _with_client(ask: Callable[[ArqRedis], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with create_client(settings.redis_settings) as redis:
-            return await ask(redis)
-
-    return asyncio.run(run())
-
-
-def _show(found: LoadTestRun, report: LoadTestReport, *, as_json: bool, plot: Path | None) -> None:
+def _show(run: LoadTestRun, report: LoadTestReport, *, as_json: bool, plot: Path | None) -> None:
     if plot:
         plot.write_text(_draw(report))
     if as_json:
-        _print_json(_to_json(found, report))
+        print_json(_to_json(run, report))
     else:
         _print_report(report)
 
 
-def _print_title(found: LoadTestRun) -> None:
-    test = found.test
-    _print(f"Run {found.id}: {test.tasks:,} x {test.type} on queue {test.queue}")
+def _print_title(run: LoadTestRun) -> None:
+    _print_line(f"Run {run.id}: {run.test.tasks:,} x {run.test.type} on queue {run.test.queue}")
 
 
 def _print_report(report: LoadTestReport) -> None:
     counts = report.model_dump(include={*MAIN_COUNTS, *RARE_COUNTS})
-    _print("  " + ", ".join(f"{counts[name]:,} {name}" for name in MAIN_COUNTS))
+    _print_line("  " + ", ".join(f"{counts[name]:,} {name}" for name in MAIN_COUNTS))
     if rare := [f"{counts[name]:,} {name}" for name in RARE_COUNTS if counts[name]]:
-        _print("  " + ", ".join(rare).replace("_", " "))
-    _print(f"  {report.wall_seconds:.2f} s, {report.jobs_per_second:,.1f} jobs/s")
-    table = _table("  ms", "p50", "p90", "p95", "p99", "max")
-    for name, figures in (("queue wait", report.wait_ms), ("run time", report.run_ms)):
-        if figures:
-            values = figures.model_dump().values()
-            table.add_row(f"  {name}", *(f"{value:,.0f}" for value in values))
-    CONSOLE.print(table)
+        _print_line("  " + ", ".join(rare).replace("_", " "))
+    _print_line(f"  {report.wall_seconds:.2f} s, {report.jobs_per_second:,.1f} jobs/s")
+    times = {"  queue wait": report.wait_ms, "  run time": report.run_ms}
+    rows = [
+        (name, *map(round, ranks.model_dump().values())) for name, ranks in times.items() if ranks
+    ]
+    print_table(("  ms", "p50", "p90", "p95", "p99", "max"), rows, "")
     most = max((count for _, count in report.histogram), default=0) or 1
     for label, (_, count) in zip(_bars(report), report.histogram, strict=True):
         _print_bar(f"run {label}", count / most, f"{count:,}")
     for part, share in report.busy.items():
         _print_bar(part, min(share, 1), f"{share:.0%} busy")
     for error, count in report.failures.items():
-        _print(f"  {count:,} x {error}")
-    _print(f"  {report.limit}")
+        _print_line(f"  {count:,} x {error}")
+    _print_line(f"  {report.limit}")
 
 
-def _print(text: str) -> None:
-    CONSOLE.print(_clean(text), no_wrap=True, overflow="ellipsis")
+def _print_line(text: str) -> None:
+    typer.echo(clean(text)[:LINE_CHARS])
 
 
 def _print_bar(label: str, share: float, value: str) -> None:
-    _print(f"  {label:<16} {'#' * round(BAR_WIDTH * share):<{BAR_WIDTH}} {value}")
+    _print_line(f"  {label:<16} {'#' * round(BAR_CHARS * share):<{BAR_CHARS}} {value}")
 
 
 def _bars(report: LoadTestReport) -> list[str]:
     return [f"<= {upper:,} ms" if upper else "longer" for upper, _ in report.histogram]
 
 
-def _table(*names: str) -> Table:
-    """Return a table without lines; columns of numbers are right-justified."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        is_text = name in ("", "  ms", "Run", "Type", "Queue", "State")
-        table.add_column(
-            name, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis"
-        )
-    return table
-
-
-def _describe(found: LoadTestRun) -> dict[str, str]:
-    """Return what was run, for a row or a column of a table."""
-    age = max(time.time() - found.started, 0)
-    unit, seconds = next(
-        (unit for unit in (("d", 86_400), ("h", 3600), ("min", 60)) if age >= unit[1]), ("s", 1)
-    )
+def _describe(run: LoadTestRun) -> dict[str, object]:
     return {
-        "Age": f"{age / seconds:.0f} {unit}",
-        "Type": found.test.type,
-        "Queue": _clean(found.test.queue),
-        "Tasks": f"{found.test.tasks:,}",
+        "Age": show_age(datetime.fromtimestamp(run.started, UTC)),
+        "Type": run.test.type,
+        "Queue": run.test.queue,
+        "Tasks": run.test.tasks,
     }
 
 
@@ -303,25 +252,16 @@ def _figures(report: LoadTestReport) -> dict[str, float]:
     return figures
 
 
-def _state(found: LoadTestRun) -> Text:
-    report = found.report
-    if report is None:
-        return Text("no report", "red") if found.is_over else Text("running", "cyan")
-    if not report.complete:
-        return Text("incomplete", "red")
-    return Text(f"{report.failed:,} failed", "yellow") if report.failed else Text("done", "green")
+def _state(run: LoadTestRun) -> str:
+    if run.report is None:
+        return "no report" if run.is_over else "running"
+    if not run.report.complete:
+        return "incomplete"
+    return f"{run.report.failed:,} failed" if run.report.failed else "succeeded"
 
 
-def _clean(text: str) -> str:
-    return text.translate(CONTROL_CHARACTERS)
-
-
-def _to_json(found: LoadTestRun, report: LoadTestReport | None = None) -> dict[str, Any]:
-    return found.model_copy(update={"report": report or found.report}).model_dump(mode="json")
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
+def _to_json(run: LoadTestRun, report: LoadTestReport | None = None) -> dict[str, Any]:
+    return run.model_copy(update={"report": report or run.report}).model_dump(mode="json")
 
 
 def _check_plot(path: Path | None) -> None:

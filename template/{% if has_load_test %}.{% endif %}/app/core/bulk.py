@@ -9,6 +9,7 @@ from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 from pydantic import BaseModel, Field
 
+from app.core.memory import require_memory
 from app.core.scripts import run_script
 from app.core.serializer import TaskError, deserialize, serialize
 
@@ -42,7 +43,11 @@ async def enqueue_bulk(
 
     Returns:
         How many jobs were new: as with arq's `enqueue_job`, an id is enqueued once.
+
+    Raises:
+        MemoryFullError: Redis has no memory left.
     """
+    await require_memory(redis)
     now = timestamp_ms()
     arguments: list[Any] = [now, expires_extra_ms]
     for job_id, kwargs in jobs:

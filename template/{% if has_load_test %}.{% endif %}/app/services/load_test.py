@@ -25,11 +25,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from app import NAME
 from app.core import keys
 from app.core.bulk import MAX_BATCH_JOBS, are_queued, enqueue_bulk, read_results, withdraw_jobs
 from app.core.config import WORKER_QUEUES
+from app.core.memory import require_memory
 from app.core.scripts import run_script
 from app.core.serializer import serialize
+from app.services.jobs import JobError
 from app.services.load_test_report import (
     LoadTest,
     LoadTestReport,
@@ -42,6 +45,7 @@ from app.services.queues import check_queue
 MAX_RUNS = 100
 LIFETIME_SECONDS = 7 * 24 * 3600
 ORCHESTRATOR = "load_test_orchestrator"
+LIST = f"`{NAME} load-test list` shows the runs of the last week"
 # A run's fields in its hash.
 FIELDS = ["run", "sent", "step", "report"]
 
@@ -56,11 +60,11 @@ class WorkerSettings(Protocol):
     queue_read_limit: int
 
 
-class RefusedError(ValueError):
+class RefusedError(JobError):
     """The load test cannot work; the message says why and how to fix it."""
 
 
-class RunNotFoundError(LookupError):
+class RunNotFoundError(JobError):
     """No run has this id, it is no longer stored, or what is stored is unreadable."""
 
 
@@ -69,6 +73,7 @@ async def prepare(redis: ArqRedis, test: LoadTest, settings: WorkerSettings) -> 
 
     Raises:
         RefusedError: The queue does not run the task, or a worker is missing.
+        MemoryFullError: Redis has no memory left.
     """
     for name in dict.fromkeys(["load_test", test.queue]):
         if name not in WORKER_QUEUES:
@@ -81,6 +86,7 @@ async def prepare(redis: ArqRedis, test: LoadTest, settings: WorkerSettings) -> 
         raise RefusedError(
             f"Queue {test.queue} does not run {test.function}: add it to `functions`."
         )
+    await require_memory(redis)
     return LoadTestRun(
         id=uuid.uuid4().hex[:12],
         test=test,
@@ -138,10 +144,10 @@ async def load_run(redis: ArqRedis, run_id: str) -> LoadTestRun:
     """
     found = await _load_runs(redis, [run_id.encode(errors="replace")])
     if not found:
-        raise RunNotFoundError(f"There is no run {run_id!r}")
+        raise RunNotFoundError(f"There is no run {run_id!r}: {LIST}.")
     (run,) = found.values()
     if run is None:
-        raise RunNotFoundError(f"Run {run_id!r} is unreadable")
+        raise RunNotFoundError(f"Run {run_id!r} is unreadable: {LIST}.")
     return run
 
 
@@ -281,7 +287,9 @@ async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[Lo
         try:
             sent, step = await redis.hmget(keys.load_test(run.id), ["sent", "step"])  # type: ignore[misc]
             if sent is None:
-                raise RunNotFoundError(f"Run {run.id} is no longer stored")
+                raise RunNotFoundError(
+                    f"Run {run.id} is no longer stored: Redis has lost its data."
+                )
             run.sent, run.step = int(sent), int(step)
             await collector.collect()
             progress.queued = await redis.zcard(run.queue_name)

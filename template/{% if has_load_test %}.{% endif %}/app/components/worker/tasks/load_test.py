@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from app.components.worker.retries import try_again
 from app.components.worker.threads import in_thread
+from app.core.memory import MemoryFullError
 from app.services.load_test import Collector, enqueue_step, load_run, send
 
 # How long a step of the orchestrator sends before it frees its slot.
@@ -113,8 +114,9 @@ async def load_test_orchestrator(ctx: dict[str, Any], run_id: str) -> Orchestrat
     on after its worker was killed.
 
     Raises:
-        arq.Retry: Redis does not answer.
+        arq.Retry: Redis does not answer, or is full.
         redis.exceptions.RedisError: Redis did not answer on the last try either.
+        MemoryFullError: Redis was full on the last try too.
         RunNotFoundError: The run is not stored, or no longer.
     """
     redis = ctx["redis"]
@@ -127,7 +129,7 @@ async def load_test_orchestrator(ctx: dict[str, Any], run_id: str) -> Orchestrat
             await collector.report()
         else:
             await enqueue_step(redis, run)
-    except RedisError as error:
+    except (RedisError, MemoryFullError) as error:
         raise try_again(ctx, error) from error
     return OrchestratorResult(run_id=run_id, sent=run.sent, complete=collector.is_complete)
 
