@@ -1,7 +1,8 @@
 """`copier update`: between all variants, there and back, across releases, and into an owner's project."""
 
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,11 @@ def test_there_and_back(
 def change_the_worker(template: Path) -> None:
     """Change what is near the owner's edits: see the comments."""
     files = template / "template"
-    worker = files / "app/components/{% if worker %}worker{% endif %}"
-    queue = worker / "queues/{% if queue_system != 'omit' %}system.py{% endif %}.jinja"
+    system = files / "{% if has_system %}.{% endif %}"
+    queue = system / "app/components/worker/queues/system.py.jinja"
     config, queues = files / "app/core/config.py.jinja", template / "extensions/queues.yml"
     # A new task in the queue that has one of the owner's.
-    tasks = worker / "tasks/{% if queue_system != 'omit' %}system.py{% endif %}"
+    tasks = system / "app/components/worker/tasks/system.py"
     tasks.write_text(tasks.read_text() + NEW_TASK)
     owner.replace(queue, "    system_health_check,\n)", "    count_jobs,\n    system_health_check,\n)")
     owner.replace(queue, "        # Your own tasks:", "        count_jobs,\n        # Your own tasks:")
@@ -116,23 +117,27 @@ def change_the_worker(template: Path) -> None:
     owner.replace(example, "# Your own settings:", "MAX_COUNT=10\n\n# Your own settings:")
     # A changed service, and a new one.
     owner.replace(queues, "memory: 1G", "memory: 2G")
-    compose = files / "docker-compose.yml.jinja"
-    owner.replace(
-        compose, "  # Your own services:\n\nvolumes:", f"{owner.CACHE}\n  # Your own services:\n\nvolumes:"
-    )
+    compose = files / "{% if worker %}.{% endif %}/docker-compose.yml.jinja"
+    new = owner.CACHE.replace("cache", "second-cache")
+    owner.replace(compose, "  # Your own services:\n", f"{new}\n  # Your own services:\n")
     # A new dependency.
     owner.replace(
         files / "pyproject.toml.jinja", '    "structlog', '    "python-slugify>=8.0",\n    "structlog'
     )
     # The file that the owner has deleted, and a new one.
-    deleted = files / "tests/{% if worker and queue_system != 'omit' %}test_system.py{% endif %}"
+    deleted = system / "tests/test_system.py"
     deleted.write_text(deleted.read_text() + "\n\n# The end.\n")
     (files / "docs.md").write_text("# More\n")
+    # A line above each comment that shows where an owner's lines go.
+    for path in files.rglob("*"):
+        if path.is_file():
+            text = path.read_text()
+            path.write_text(re.sub(r"(?m)^( *)(?=# Your own [\w ]+:$)", r"\1# The next release.\n\1", text))
 
 
-def make_owned(released: Path, target: Path) -> Path:
-    """Return a project of the first release that its owner has edited everywhere."""
-    project = harness.render(released, target, harness.variant("default"), "1.0.0")
+def make_owned(released: Path, target: Path, tag: str = "1.0.0") -> Path:
+    """Return a project of a release that its owner has edited everywhere."""
+    project = harness.render(released, target, harness.variant("default"), tag)
     harness.commit_all(project, "Render")
     for edit in owner.EDITS:
         edit(project)
@@ -215,17 +220,46 @@ def test_every_release_updates_to_a_fresh_render(
     assert_update_is_a_fresh_render(history, project, tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("version", releases.list_releases())
+def test_an_owned_project_of_every_release_is_updated(
+    history: Path, tmp_path: Path, record_property: Callable[[str, object], None], version: str
+) -> None:
+    """Nothing of the owner's is lost; what is in conflict has a note in the changelog."""
+    project = make_owned(history, tmp_path / "project", f"v{version}")
+    mine = harness.tree(project)
+    old = harness.tree(harness.render(history, tmp_path / "old", answers_of(project), f"v{version}"))
+
+    update(project)
+
+    merged = harness.tree(project)
+    for name in mine.keys() - old.keys():
+        assert merged[name] == mine[name], name
+    assert not (old.keys() - mine.keys()) & merged.keys()
+    for name in mine.keys() & old.keys() & merged.keys():
+        lines = set(mine[name].splitlines()) - set(old[name].splitlines())
+        assert lines <= set(merged[name].splitlines()), name
+    found = conflicts(project)
+    places = sum(merged[name].count(b"<<<<<<<") for name in found)
+    record_property("figure", f"update of an edited {version}: {places} conflicts in {len(found)} files")
+    assert unnoted(found, version) == set()
+
+
+def unnoted(names: Iterable[str], version: str) -> set[str]:
+    """Return the files that no note since a release names."""
+    notes = releases.read_notes()
+    since = "".join(list(notes.values())[: list(notes).index(version)])
+    return {name for name in names if f"`{name}`" not in since}
+
+
 def unexplained(history: Path, version: str, scratch: Path) -> set[str]:
     """Return the files that a release rendered, that are rendered no more, and that no note since names.
 
     An owner's edits of such a file would be lost, so an owner has to know.
     """
-    notes = releases.read_notes()
-    since = "".join(list(notes.values())[: list(notes).index(version)])
     answers = harness.variant("full")
     old = harness.tree(harness.render(history, scratch / "old", answers, f"v{version}"))
     new = harness.tree(harness.render(history, scratch / "new", answers))
-    return {name for name in old.keys() - new.keys() if f"`{name}`" not in since}
+    return unnoted(old.keys() - new.keys(), version)
 
 
 @pytest.mark.parametrize("version", releases.list_releases())
@@ -273,8 +307,8 @@ def test_what_stops_an_update_is_seen(
 
 def test_a_task_on_the_owners_line_is_seen(template: Path, tmp_path: Path) -> None:
     def write_below(template: Path) -> None:
-        worker = template / "template/app/components/{% if worker %}worker{% endif %}"
-        queue = worker / "queues/{% if queue_system != 'omit' %}system.py{% endif %}.jinja"
+        system = template / "template/{% if has_system %}.{% endif %}"
+        queue = system / "app/components/worker/queues/system.py.jinja"
         owner.append(queue, "        # Your own tasks:", "        count_jobs,\n")
 
     released = release(template, tmp_path / "template", write_below)

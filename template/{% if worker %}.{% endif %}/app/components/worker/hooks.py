@@ -21,6 +21,9 @@ from app.core.log import configure_logging
 from app.core.redis import PATIENCE_SECONDS, Patience
 from app.services.queues import show_queue
 
+# isort: split
+# Your own imports:
+
 # A server that is down when the worker starts ends arq before any hook runs.
 exit_with_a_line()
 

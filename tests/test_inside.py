@@ -1,0 +1,46 @@
+"""The suites of `tests/inside`: each is run by an installed project's own pytest, linter and type checker."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import harness
+
+INSIDE = harness.ROOT / "tests/inside"
+SUITES = [path.stem for path in sorted(INSIDE.glob("test_*.py"))]
+
+pytestmark = pytest.mark.xdist_group("installed-full")
+
+
+@pytest.fixture(scope="module")
+def project(installed: Callable[[str], Path]) -> Iterator[Path]:
+    """The installed full project with these suites, which are taken away again."""
+    path = installed("full")
+    copied = path / "tests/inside"
+    shutil.copytree(INSIDE, copied, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    yield path
+    shutil.rmtree(copied)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_suite(project: Path, record_property: Callable[[str, object], None], suite: str) -> None:
+    done = harness.run(
+        *("uv", "run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider", f"tests/inside/{suite}.py"),
+        cwd=project,
+        check=False,
+        timeout=900,
+    )
+    if done.returncode:
+        pytest.fail(f"tests/inside/{suite}.py in the full project:\n{done.stdout}\n{done.stderr}", pytrace=False)
+    summary = re.search(r"(?m)^\d+ passed.*$", done.stdout)
+    record_property("figure", f"tests/inside/{suite}.py: {summary[0] if summary else 'no summary'}")
+
+
+def test_suites_are_clean(project: Path) -> None:
+    """By the rules of the project that they test."""
+    harness.run(".venv/bin/ruff", "check", "tests/inside", cwd=project)
+    harness.run(".venv/bin/ruff", "format", "--check", "tests/inside", cwd=project)
+    harness.run(".venv/bin/mypy", cwd=project)
