@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests import harness
 
@@ -191,11 +190,11 @@ def test_the_table_has_every_question() -> None:
                 rows.append(row)
             continue
         default = str(question["default"]).lower() if question["type"] == "bool" else question["default"]
-        shown = "from the name" if "{" in default else f"`{default}`" if default else "empty"
+        shown = "from the name" if "{" in default else f"`{default}`" if default else "none"
         choices = question.get("choices", [])
         values = choices.values() if isinstance(choices, dict) else choices
         listed = ", ".join(f"`{value}`" for value in values)
-        rows.append(f"| `{name}` | {shown} | {question['help']}{': ' if listed else ''}{listed} |")
+        rows.append(f"| `{name}` | {shown} | {question['help']}{' ' if listed else ''}{listed} |")
     assert "\n".join(rows) in OWN.read_text()
 
 

@@ -34,7 +34,8 @@ def test_suite(project: Path, record_property: Callable[[str, object], None], su
         timeout=900,
     )
     if done.returncode:
-        pytest.fail(f"tests/inside/{suite}.py in the full project:\n{done.stdout}\n{done.stderr}", pytrace=False)
+        said = f"{done.stdout}\n{done.stderr}"
+        pytest.fail(f"tests/inside/{suite}.py in the full project:\n{said}", pytrace=False)
     summary = re.search(r"(?m)^\d+ passed.*$", done.stdout)
     record_property("figure", f"tests/inside/{suite}.py: {summary[0] if summary else 'no summary'}")
 

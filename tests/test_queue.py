@@ -62,10 +62,11 @@ def test_a_queue_is_added(repository: Path, tmp_path: Path) -> None:
 
 def test_no_test_here_has_to_know_it(repository: Path) -> None:
     """What the tests of this repository say of queues comes from the catalogue."""
-    tests = ("tests/test_commented.py", "tests/test_render.py", "tests/test_questions.py", "tests/test_docs.py")
+    tests = [f"tests/test_{name}.py" for name in ("commented", "render", "questions", "docs")]
     which = "uncommented or catalogue or left_out or pair_of or choices or default_as or last_queue or table"
     done = harness.run("python", "-m", "pytest", "-q", *tests, "-k", which, cwd=repository)
-    assert "email" in harness.run(
-        "python", "-m", "pytest", "--collect-only", "-q", tests[0], cwd=repository
-    ).stdout
+    assert (
+        "email"
+        in harness.run("python", "-m", "pytest", "--collect-only", "-q", tests[0], cwd=repository).stdout
+    )
     assert " passed" in done.stdout

@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,19 @@ import copier
 import pytest
 import yaml
 
-from tests import harness, owner, releases
+from tests import harness, owner, pairs, releases
 
-PAIRS = list(product(harness.ANSWERS, repeat=2))
-STATES = ("run", "commented", "omit")
-# Another queue runs meanwhile, since one has to.
+# Each named variant to the default and back; of each question, each value to the next one and back.
+PAIRS = [("default", "default")] + [
+    pair for name in harness.ANSWERS if name != "default" for pair in (("default", name), (name, "default"))
+]
 TOGGLES: list[tuple[str, Any, Any, dict[str, str]]] = [
-    (f"queue_{queue}", *states, {"queue_load_test" if queue == "system" else "queue_system": "run"})
-    for queue in harness.CATALOGUE
-    for states in permutations(STATES, 2)
-] + [("worker", True, False, {}), ("worker", False, True, {})]
+    # Another queue runs meanwhile, since one has to.
+    (name, one, other, {"queue_system": "run"} if name != "queue_system" else {"queue_load_test": "run"})
+    for name, values in pairs.list_values().items()
+    for one, other in zip(values, values[1:] + values[:1] * (len(values) > 2), strict=False)
+]
+
 
 NEW_TASK = '''
 
