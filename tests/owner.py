@@ -157,7 +157,7 @@ def add_resources(project: Path) -> None:
         )
     else:
         append(hooks, marker, '    ctx["reports"] = {}\n', r"\n\nasync def shutdown")
-        append(hooks, marker, '    ctx["reports"].clear()\n', r"\n\n(async )?def \w+\(data")
+        append(hooks, marker, '    ctx["reports"].clear()\n', r"\n\ndef read_job")
     backend = project / "app/components/backend"
     append(backend / "state.py", marker, "    reports: dict[str, int]\n", r"\n\ndef get_redis")
     if f"    {marker}\n" in (backend / "main.py").read_text():
