@@ -33,7 +33,8 @@ async def test_a_job_runs_with_its_arguments(redis: ArqRedis) -> None:
     job = await enqueue(redis, WorkerSettings, add, 2, right=3)
     assert await job.status() is JobStatus.queued
     await run_burst(WorkerSettings)
-    assert await job.result(timeout=5) == 5
+    total: int = await job.result(timeout=5)
+    assert total == 5
 
 
 async def test_a_function_with_a_name_of_its_own_is_found(redis: ArqRedis) -> None:
