@@ -48,7 +48,7 @@ async def worker(media_dir: Path, **environment: str) -> AsyncIterator[psutil.Pr
 
 
 async def until(condition: Any) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not (found := condition()):
             await asyncio.sleep(0.02)
     return found
@@ -57,21 +57,21 @@ async def until(condition: Any) -> Any:
 async def child_at_work(process: psutil.Process) -> psutil.Process:
     """Wait for a child that has left Python for the decoder."""
     child: psutil.Process = (await until(process.children))[0]
-    await until(lambda: child.cpu_times().user > 1)
+    await until(lambda: child.cpu_times().user > 0.5)
     return child
 
 
 async def test_a_hostile_image_fails_and_a_good_one_does_not_wait(
     redis: ArqRedis, media_dir: Path
 ) -> None:
-    async with worker(media_dir, MEDIA_CPU_SECONDS="4") as process:
+    async with worker(media_dir, MEDIA_CPU_SECONDS="6") as process:
         hostile = await enqueue(redis, WorkerSettings, describe_media, "scans.jpg")
         await child_at_work(process)
         good = await enqueue(redis, WorkerSettings, make_thumbnail, "good.png", "small.png")
-        assert (await good.result(timeout=30))["width"] == 256
+        assert (await good.result(timeout=120))["width"] == 256
         assert process.children()
-        with pytest.raises(Exception, match=r"scans\.jpg: its work takes more than 4 s"):
-            await hostile.result(timeout=60)
+        with pytest.raises(Exception, match=r"scans\.jpg: its work takes more than 6 s"):
+            await hostile.result(timeout=120)
 
 
 async def test_an_aborted_job_ends_its_process(redis: ArqRedis, media_dir: Path) -> None:
