@@ -37,7 +37,11 @@ async def test_ended_jobs_are_listed_newest_first(redis: ArqRedis) -> None:
     await run(redis, "return")
     await run(redis, "raise")
     failed, succeeded = await list_ended(redis)
-    assert (failed.id, failed.state, failed.error) == ("raise-0", "failed", "it went wrong")
+    assert (failed.id, failed.state, failed.error) == (
+        "raise-0",
+        "failed",
+        "ValueError: it went wrong",
+    )
     assert (succeeded.id, succeeded.state, succeeded.error) == ("return-0", "succeeded", None)
     assert [job.id for job in await list_ended(redis, state="failed")] == ["raise-0"]
     assert [job.id for job in await list_ended(redis, limit=1)] == ["raise-0"]

@@ -19,6 +19,7 @@ MAX_TASKS = 1_000_000
 MIN_LIMIT_SHARE = 0.75
 MAX_FAILURES = 10
 MAX_ERROR_CHARS = 200
+TIMELINE_PARTS = 40
 # The upper ends of the histogram's bars, in milliseconds. None is the end of the last one.
 BARS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
@@ -61,6 +62,8 @@ class LoadTestReport(BaseModel, allow_inf_nan=False):
     wait_ms: Percentiles | None
     run_ms: Percentiles | None
     histogram: list[tuple[int | None, Count]]
+    # How many jobs ended in each of equal parts of the run.
+    timeline: list[Count] = Field(default=[], max_length=TIMELINE_PARTS)
     failures: dict[str, Count]
     slots_busy: float
     worker_cores: float
@@ -121,6 +124,11 @@ class LoadTestRun(BaseModel, allow_inf_nan=False):
         return self.started + self.test.timeout_seconds
 
     @property
+    def age_seconds(self) -> float:
+        """How long ago the run was started."""
+        return time.time() - self.started
+
+    @property
     def is_over(self) -> bool:
         """Whether the deadline has passed."""
         return time.time() >= self.deadline
@@ -161,6 +169,7 @@ class Outcomes:
     retried: int = 0
     waits: list[int] = field(default_factory=list)
     runs: list[int] = field(default_factory=list)
+    finishes: list[int] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     first_sent: float = math.inf
     last_sent: float = 0
@@ -182,6 +191,7 @@ class Outcomes:
             self.last_sent = max(self.last_sent, result.enqueued)
         if result.finished:
             self.runs.append(max(result.finished - result.started, 0))
+            self.finishes.append(result.finished)
             self.last_finish = max(self.last_finish, result.finished)
         if result.success:
             self.succeeded += 1
@@ -224,6 +234,7 @@ def summarize(outcomes: Outcomes, run: LoadTestRun, server_cpu_seconds: float) -
         wait_ms=percentiles(outcomes.waits),
         run_ms=percentiles(outcomes.runs),
         histogram=histogram(outcomes.runs),
+        timeline=timeline(outcomes.finishes, first_sent),
         failures=dict(outcomes.failures.most_common(MAX_FAILURES)),
         slots_busy=round(sum(outcomes.runs) / 1000 / (wall * workers * run.max_jobs), 3),
         worker_cores=round(max((cpu.cores for cpu in outcomes.workers.values()), default=0), 3),
@@ -246,6 +257,13 @@ def percentiles(values: Sequence[float]) -> Percentiles | None:
         return ranked[math.ceil(len(ranked) * percent / 100) - 1]
 
     return Percentiles(p50=rank(50), p90=rank(90), p95=rank(95), p99=rank(99), max=ranked[-1])
+
+
+def timeline(finishes: Sequence[int], start: float) -> list[int]:
+    """Count the jobs that ended in each of `TIMELINE_PARTS` equal parts of a run."""
+    part = max(max(finishes, default=0) - start, 1) / TIMELINE_PARTS
+    counts = Counter(min(int((at - start) / part), TIMELINE_PARTS - 1) for at in finishes)
+    return [counts[number] for number in range(TIMELINE_PARTS)] if finishes else []
 
 
 def histogram(values: Sequence[float]) -> list[tuple[int | None, int]]:

@@ -88,10 +88,18 @@ def _pack(value: object) -> bytes:
     return msgpack.packb(value, default=_encode, datetime=True, strict_types=True)
 
 
+def message_of(error: BaseException) -> str:
+    """Return an exception's message, also for one whose `__str__` raises."""
+    try:
+        return str(error)
+    except Exception:
+        return "its message cannot be shown"
+
+
 def _encode(value: object) -> msgpack.ExtType:
     if isinstance(value, BaseException):
         trace = traceback.format_exception(value) if value.__traceback__ else []
-        texts = [type(value).__name__, str(value)[:TEXT_MOST], "".join(trace)[-TEXT_MOST:]]
+        texts = [type(value).__name__, message_of(value)[:TEXT_MOST], "".join(trace)[-TEXT_MOST:]]
         return msgpack.ExtType(EXCEPTION_CODE, msgpack.packb(texts, unicode_errors="replace"))
     kind = type(value)
     if isinstance(value, SecretStr):

@@ -19,7 +19,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
 
 from app.core import keys
-from app.core.serializer import Result
+from app.core.serializer import Result, message_of
 from app.services.jobs import JobState, to_time
 from app.services.queues import show_queue
 
@@ -218,8 +218,12 @@ def _summarize(data: dict[str, Any]) -> JobSummary:
         enqueued=to_time(data["et"]),
         started=to_time(data["st"]),
         finished=to_time(data["ft"]),
-        error=None if state == "succeeded" else str(data["r"])[:MAX_ERROR_CHARS],
+        error=None if state == "succeeded" else _describe(data["r"])[:MAX_ERROR_CHARS],
     )
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
 
 
 def _read_batch(raw: bytes) -> list[JobSummary]:

@@ -6,6 +6,7 @@ import time
 from functools import lru_cache
 from typing import Any
 
+from arq.connections import ArqRedis
 from fastapi import HTTPException
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
@@ -15,6 +16,8 @@ from app.components.backend.security import Key
 from app.components.backend.state import Redis
 from app.core import keys
 from app.core.config import settings
+
+TRIES_PER_MINUTE = 10
 
 
 async def limit_rate(redis: Redis, key: Key) -> None:
@@ -31,6 +34,12 @@ async def limit_rate(redis: Redis, key: Key) -> None:
         detail = f"This key may create jobs {settings.JOBS_PER_MINUTE} times per minute."
         seconds = max(math.ceil(reset - time.time()), 1)
         raise HTTPException(429, detail, {"Retry-After": str(seconds)})
+
+
+async def may_try(redis: ArqRedis, client: str) -> bool:
+    """Return whether a client may try another key: `TRIES_PER_MINUTE` times per minute."""
+    limit = RateLimitItemPerMinute(TRIES_PER_MINUTE)
+    return await _limiter(redis.connection_pool).hit(limit, "sign-in", client)
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,81 @@
+"""Dead letters: grouped by what went wrong, requeued or purged one, a group, or all that match."""
+
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.components.dashboard.pages import redirect, render
+from app.components.dashboard.session import audit
+from app.components.worker.lookup import check_job
+from app.services import dead_letters
+from app.services.dead_letters import Filter, Selection, error_class
+from app.services.jobs import Job
+
+MAX_LISTED = 50
+# Groups are made of this many of the newest letters, so that a page reads no more.
+MAX_GROUPED = 1000
+FILTERS = ("queue", "task", "error")
+
+
+async def show(request: Request) -> Response:
+    """Show the groups of the letters that match the filters in the address, and the newest."""
+    filters = {name: request.query_params.get(name) or None for name in FILTERS}
+    wanted = Filter.model_validate(filters)
+    letters = await dead_letters.list_letters(request.state.redis, wanted, MAX_GROUPED)
+    return render(
+        request,
+        "dead_letters",
+        groups=_group(letters),
+        letters=letters[:MAX_LISTED],
+        filters=filters,
+        is_cut=len(letters) == MAX_GROUPED,
+    )
+
+
+async def change(request: Request) -> Response:
+    """Requeue or purge letters: the first request asks back, with their count."""
+    form = {name: str(value) for name, value in (await request.form()).items() if value}
+    action = form.pop("action", "")
+    if action not in ("requeue", "purge"):
+        raise HTTPException(422, "Choose to requeue or to purge.")
+    filters = {name: form[name] for name in FILTERS if name in form}
+    ids = [form["id"]] if "id" in form else None
+    everything = {"ids": ids, "all": not (ids or filters)}
+    selection = Selection.model_validate(everything | filters)
+    redis = request.state.redis
+    if "confirmed" not in form:
+        count = await dead_letters.count_letters(redis, selection)
+        return render(request, "confirm", action=action, count=count, values=form)
+    if action == "purge":
+        note = f"{await dead_letters.purge(redis, selection):,} dead letters are purged."
+    else:
+        done = await dead_letters.requeue(redis, selection, check_job)
+        note = f"{done.requeued:,} jobs are queued again."
+        if done.refused:
+            reason = next(iter(done.refused.values()))
+            note += f" {len(done.refused):,} were refused, the first since {reason}."
+    audit(request, action, **filters, ids=ids, note=note)
+    return redirect(request, "dead_letters", note, **{k: v for k, v in filters.items() if not ids})
+
+
+def _group(letters: list[Job]) -> list[dict[str, Any]]:
+    """Return the letters of each queue, task and class of error as one, the largest group first."""
+    groups: dict[tuple[str | None, str | None, str], dict[str, Any]] = {}
+    for letter in letters:
+        name = (letter.queue, letter.task, error_class(letter.error))
+        group = groups.setdefault(
+            name,
+            {
+                "queue": letter.queue,
+                "task": letter.task,
+                "error": name[2],
+                "example": letter.error,
+                "count": 0,
+                "last": letter.finished,
+            },
+        )
+        group["count"] += 1
+        group["first"] = letter.finished
+    return sorted(groups.values(), key=lambda group: -group["count"])

@@ -1,0 +1,99 @@
+"""Jobs: a list with filters, one job with its timeline, and a form that sends one."""
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.components.dashboard.pages import redirect, render
+from app.components.dashboard.session import audit
+from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
+from app.services import jobs
+from app.services.job_list import list_jobs
+from app.services.jobs import InvalidJobError
+
+STATES = ("queued", "deferred", "running", "retrying", "succeeded", "failed", "aborted")
+FILTERS = ("queue", "task", "state")
+MAX_LISTED = 100
+
+
+async def show_list(request: Request) -> Response:
+    """List the newest jobs that match the filters in the address."""
+    if job_id := request.query_params.get("id"):
+        return await show(request, job_id)
+    filters = {name: request.query_params.get(name) or None for name in FILTERS}
+    found = await list_jobs(request.state.redis, **filters, limit=MAX_LISTED)
+    return render(request, "jobs", jobs=found, filters=filters, states=STATES, limit=MAX_LISTED)
+
+
+async def show(request: Request, job_id: str | None = None) -> Response:
+    """Show all that is known of a job."""
+    job = await jobs.find(request.state.redis, job_id or request.query_params.get("id", ""))
+    return render(request, "job", job=job)
+
+
+async def abort(request: Request) -> Response:
+    """Abort a job that waits or runs."""
+    job_id = str((await request.form()).get("id"))
+    await jobs.abort(request.state.redis, job_id)
+    audit(request, "abort", job_id=job_id)
+    return redirect(request, "job", "A worker aborts the job at its next poll.", id=job_id)
+
+
+async def show_form(request: Request) -> Response:
+    """Show the tasks, or the form of one that is made from its parameters."""
+    task = _find(request.query_params.get("queue"), request.query_params.get("task"))
+    return render(request, "new_job", tasks=describe_tasks(), task=task, values={}, errors={})
+
+
+async def send(request: Request) -> Response:
+    """Send a job again with its arguments, or a new one with what the form says."""
+    form = {name: str(value) for name, value in (await request.form()).items()}
+    task = _find(form.get("queue"), form.get("task"))
+    try:
+        if again := form.get("again"):
+            old = await jobs.find(request.state.redis, again)
+            job = await enqueue_by_name(
+                request.state.redis, old.queue or "", old.task or "", old.args, old.kwargs
+            )
+        else:
+            kwargs = _read_form(task.parameters["properties"], form) if task else {}
+            delay = float(form.get("delay") or 0)
+            job = await enqueue_by_name(
+                request.state.redis,
+                form.get("queue", ""),
+                form.get("task", ""),
+                [],
+                kwargs,
+                delay=delay,
+            )
+    except InvalidJobError as error:
+        if task is None:
+            raise
+        errors = {error.parameter.removeprefix("kwargs."): str(error)}
+        return render(
+            request, "new_job", 422, tasks=describe_tasks(), task=task, values=form, errors=errors
+        )
+    audit(request, "send", job_id=job.id, queue=job.queue, task=job.task)
+    return redirect(request, "job", "The job is queued.", id=job.id)
+
+
+def _find(queue: str | None, name: str | None) -> Any:
+    tasks = describe_tasks()
+    return next((task for task in tasks if (task.queue, task.task) == (queue, name)), None)
+
+
+def _read_form(properties: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
+    """Return what was filled in: as text where a parameter takes text, else as JSON."""
+    kwargs: dict[str, Any] = {}
+    for name, schema in properties.items():
+        text = form.get(f"kwargs.{name}", "")
+        if not text:
+            continue
+        try:
+            kwargs[name] = text if schema.get("type") == "string" else json.loads(text)
+        except ValueError:
+            # The task's own types say what is wrong with it.
+            kwargs[name] = text
+    return kwargs

@@ -1,0 +1,123 @@
+"""Sign-in with the API key, kept in a signed cookie; and which requests may change something."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import MutableMapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import structlog
+from pydantic import SecretStr
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.components.backend.rate_limit import may_try
+from app.components.dashboard.pages import render
+from app.core.config import settings
+
+Role = Literal["operator", "viewer"]
+
+MAX_SESSION_SECONDS = 8 * 3600
+# What a browser needs before sign-in.
+OPEN_PATHS = ("/ops/sign-in", "/ops/static/")
+SAFE_METHODS = ("GET", "HEAD")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def session_secret() -> str:
+    """Return what signs the cookies: another key ends every session."""
+    key = settings.API_KEY.get_secret_value() if settings.API_KEY else secrets.token_hex()
+    return hmac.digest(key.encode(), b"session of the operations pages", hashlib.sha256).hex()
+
+
+def role_of(key: str) -> Role | None:
+    """Return what a key allows, in a time that tells nothing of the keys."""
+    keys: tuple[tuple[Role, SecretStr | None], ...] = (
+        ("operator", settings.API_KEY),
+        ("viewer", settings.READ_ONLY_API_KEY),
+    )
+    for role, secret in keys:
+        if secret and hmac.compare_digest(key.encode(), secret.get_secret_value().encode()):
+            return role
+    return None
+
+
+def is_cross_origin(request: Request) -> bool:
+    """Say whether another site has sent a request that can change something.
+
+    The rule is that of OWASP's cheat sheet on cross-site request forgery: browsers say in
+    Sec-Fetch-Site where a request comes from. Those that do not, and plain http beyond localhost,
+    send an Origin, which has to be the host. A request without both does not come from a page.
+    """
+    if request.method in SAFE_METHODS:
+        return False
+    if site := request.headers.get("sec-fetch-site"):
+        return site not in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+
+
+def guard(app: ASGIApp) -> ASGIApp:
+    """Let a request through if its session may do what it asks for."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        respond: ASGIApp = _refuse(request) or app
+
+        async def send_with_policy(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+            await send(message)
+
+        await respond(scope, receive, send_with_policy)
+
+    return wrapped
+
+
+async def sign_in(request: Request) -> Response:
+    """Show the form, or start a session with the key that it sends."""
+    if request.method != "POST":
+        text = None if settings.API_KEY else "No key is set: set API_KEY, then restart."
+        return render(request, "sign_in", text=text)
+    client = request.client.host if request.client else "unknown"
+    if not await may_try(request.state.redis, client):
+        return render(request, "sign_in", 429, text="Too many tries: wait a minute.")
+    role = role_of(str((await request.form()).get("key")))
+    audit(request, "sign in", role=role)
+    if role is None:
+        return render(request, "sign_in", 401, text="This is not the key.")
+    request.session["role"] = role
+    return RedirectResponse("/ops/", 303)
+
+
+async def sign_out(request: Request) -> Response:
+    """End the session of this browser; a new API key ends all."""
+    request.session.clear()
+    return RedirectResponse("/ops/sign-in", 303)
+
+
+def audit(request: Request, action: str, **details: object) -> None:
+    """Write the line that says who did what."""
+    client = request.client.host if request.client else "unknown"
+    log.info("operations page", action=action, client=client, **details)
+
+
+def _refuse(request: Request) -> Response | None:
+    if is_cross_origin(request):
+        return PlainTextResponse("This request came from another site.", 403)
+    role = request.session.get("role")
+    if request.url.path.startswith(OPEN_PATHS) or (role and request.method in SAFE_METHODS):
+        return None
+    if not role:
+        return RedirectResponse("/ops/sign-in", 303)
+    if role == "viewer" and not request.url.path.endswith("/sign-out"):
+        return PlainTextResponse("The read-only key cannot change anything.", 403)
+    return None

@@ -1,0 +1,234 @@
+"""The operations pages over plain HTTP: every view and action works without JavaScript."""
+
+import asyncio
+import html
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from fastapi.testclient import TestClient
+from httpx2 import Response
+from pydantic import SecretStr
+from starlette.requests import Request
+
+from app.components.backend.main import create_app
+from app.components.dashboard.charts import age, points, size
+from app.components.dashboard.session import is_cross_origin
+from app.components.worker.queues import system
+from app.core.config import settings
+from app.services.dead_letters import Filter, count_letters
+from tests.conftest import API_KEY
+from tests.support import queue_of, run_burst
+
+VIEWER_KEY = "a-read-only-key"
+SYSTEM = system.WorkerSettings
+PAGES = ["", "jobs", "jobs/new", "dead-letters", "load-tests"]
+
+
+async def system_health_check(ctx: dict[str, Any]) -> None:
+    raise ValueError("it <b>went</b> wrong")
+
+
+FAILING = queue_of(system_health_check, queue_name=SYSTEM.queue_name)
+
+
+@pytest.fixture
+def browser(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A client that follows redirects and keeps cookies, and is not signed in."""
+    monkeypatch.setattr(settings, "READ_ONLY_API_KEY", SecretStr(VIEWER_KEY))
+    with TestClient(create_app(), raise_server_exceptions=False) as client:
+        yield client
+
+
+async def sign_in(browser: TestClient, key: str = API_KEY) -> Response:
+    return await post(browser, "sign-in", key=key)
+
+
+async def get(browser: TestClient, path: str) -> str:
+    response = await asyncio.to_thread(browser.get, f"/ops/{path}")
+    assert response.status_code == 200, response.text
+    assert "script" not in re.sub(r'<script type="module" src="[^"]+"></script>', "", response.text)
+    assert " style=" not in response.text
+    return html.unescape(response.text)
+
+
+async def post(browser: TestClient, path: str, **form: str) -> Response:
+    return await asyncio.to_thread(browser.post, f"/ops/{path}", data=form)
+
+
+async def fail_jobs(redis: ArqRedis, *ids: str) -> None:
+    for job_id in ids:
+        await redis.enqueue_job(
+            "system_health_check", _job_id=job_id, _queue_name=SYSTEM.queue_name
+        )
+    await run_burst(FAILING)
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_every_page_asks_for_the_key(browser: TestClient, page: str) -> None:
+    response = await asyncio.to_thread(browser.get, f"/ops/{page}")
+    assert response.url.path == "/ops/sign-in"
+    await sign_in(browser)
+    text = await get(browser, page)
+    assert "Sign out" in text
+
+
+async def test_a_session_ends(browser: TestClient) -> None:
+    response = await sign_in(browser)
+    cookie = response.history[0].headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert "path=/ops" in cookie
+    await post(browser, "sign-out")
+    assert (await asyncio.to_thread(browser.get, "/ops/")).url.path == "/ops/sign-in"
+
+
+async def test_a_new_key_ends_every_session(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sign_in(browser)
+    monkeypatch.setattr(settings, "API_KEY", SecretStr("another-key-for-the-tests"))
+    with TestClient(create_app(), cookies=browser.cookies) as other:
+        assert (await asyncio.to_thread(other.get, "/ops/")).url.path == "/ops/sign-in"
+
+
+async def test_sign_in_is_limited(browser: TestClient) -> None:
+    statuses = [(await sign_in(browser, "wrong")).status_code for _ in range(11)]
+    assert statuses == [401] * 10 + [429]
+    assert (await sign_in(browser)).status_code == 429
+
+
+async def test_a_read_only_key_changes_nothing(browser: TestClient, redis: ArqRedis) -> None:
+    await sign_in(browser, VIEWER_KEY)
+    assert "read-only" in await get(browser, "")
+    for path in ("crons/run", "jobs/send", "jobs/abort", "dead-letters/change", "load-tests/start"):
+        assert (await post(browser, path)).status_code == 403
+    assert (await post(browser, "sign-out")).url.path == "/ops/sign-in"
+
+
+@pytest.mark.parametrize(
+    ("method", "site", "origin", "is_refused"),
+    [
+        ("GET", "cross-site", None, False),
+        ("POST", "same-origin", None, False),
+        ("POST", "none", None, False),
+        ("POST", "same-site", None, True),
+        ("POST", "cross-site", "http://host", True),
+        ("POST", None, "http://host", False),
+        ("POST", None, "http://host:8000", True),
+        ("POST", None, "https://evil.example", True),
+        ("POST", None, "null", True),
+        ("POST", None, None, False),
+    ],
+)
+def test_requests_from_other_sites_are_refused(
+    method: str, site: str | None, origin: str | None, is_refused: bool
+) -> None:
+    headers = {"host": "host", "sec-fetch-site": site, "origin": origin}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items() if value]
+    request = Request({"type": "http", "method": method, "headers": raw})
+    assert is_cross_origin(request) == is_refused
+
+
+async def test_pages_load_nothing_from_elsewhere(browser: TestClient) -> None:
+    response = await sign_in(browser)
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert set(re.findall(r'(?:src|href)="https?://([^/"]+)', response.text)) == {"testserver"}
+
+
+async def test_the_overview_says_what_is_wrong_and_how_to_fix_it(browser: TestClient) -> None:
+    await sign_in(browser)
+    text = await get(browser, "")
+    assert "python -m arq app.components.worker.queues.system.WorkerSettings" in text
+
+
+async def test_a_cron_job_runs_now(browser: TestClient, redis: ArqRedis) -> None:
+    await sign_in(browser)
+    name = SYSTEM.cron_jobs[0].name
+    assert name in await get(browser, "")
+    response = await post(browser, "crons/run", name=name)
+    assert f"{name} is queued" in response.text
+    assert (await post(browser, "crons/run", name="none")).status_code == 404
+
+
+async def test_a_job_is_sent_shown_and_aborted(browser: TestClient, redis: ArqRedis) -> None:
+    await sign_in(browser)
+    form = await get(browser, "jobs/new?queue=media&task=make_thumbnail")
+    assert 'name="kwargs.max_side"' in form
+    values = {"queue": "media", "task": "make_thumbnail"}
+    response = await post(browser, "jobs/send", **values)
+    assert response.status_code == 422
+    values |= {"kwargs.source": "a.png", "kwargs.target": "b.png"}
+    response = await post(browser, "jobs/send", **values, **{"kwargs.max_side": "wide"})
+    assert response.status_code == 422
+    assert 'value="a.png"' in response.text
+    response = await post(browser, "jobs/send", **values, delay="60")
+    assert "deferred" in response.text
+    job_id = response.url.params["id"]
+    assert job_id[:10] in await get(browser, "jobs?state=deferred&queue=media")
+    assert job_id[:10] not in await get(browser, "jobs?state=failed")
+    assert "make_thumbnail" in await get(browser, f"jobs?id={job_id}")
+    assert "aborts the job" in (await post(browser, "jobs/abort", id=job_id)).text
+
+
+async def test_a_job_is_sent_again(browser: TestClient, redis: ArqRedis) -> None:
+    await fail_jobs(redis, "one")
+    await sign_in(browser)
+    text = await get(browser, "jobs/show?id=one")
+    assert "ValueError: it <b>went</b> wrong" in text
+    response = await post(browser, "jobs/send", again="one")
+    assert response.url.params["id"] != "one"
+    assert "queued" in response.text
+
+
+async def test_what_is_wrong_is_said_in_words(browser: TestClient) -> None:
+    await sign_in(browser)
+    response = await asyncio.to_thread(browser.get, "/ops/jobs/show?id=none")
+    assert (response.status_code, "no job" in response.text) == (404, True)
+    assert (await asyncio.to_thread(browser.get, "/ops/none")).status_code == 404
+
+
+async def test_letters_are_grouped_and_changed_after_a_question(
+    browser: TestClient, redis: ArqRedis
+) -> None:
+    await fail_jobs(redis, "one", "two", "three")
+    await sign_in(browser)
+    text = await get(browser, "dead-letters?task=system_health_check")
+    assert "it &lt;b&gt;went" in text or "it <b>went</b> wrong" in text
+    for form, left in (
+        ({"action": "purge", "id": "one"}, 2),
+        ({"action": "requeue", "task": "system_health_check", "error": "ValueError"}, 0),
+    ):
+        question = await post(browser, "dead-letters/change", **form)
+        assert "dead letter" in question.text
+        assert await count_letters(redis, Filter()) != left
+        await post(browser, "dead-letters/change", **form, confirmed="yes")
+        assert await count_letters(redis, Filter()) == left
+    assert (await post(browser, "dead-letters/change", action="eat")).status_code == 422
+
+
+async def test_a_load_test_needs_a_worker(browser: TestClient) -> None:
+    await sign_in(browser)
+    response = await post(
+        browser, "load-tests/start", type="io_simulation", queue="load_test", tasks="5"
+    )
+    assert (response.status_code, "no worker" in response.text) == (409, True)
+    response = await post(browser, "load-tests/start", type="x", queue="load_test", tasks="5")
+    assert response.status_code == 422
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [age(value) for value in (0, 12, 90, 7200, 200_000)] == [
+        "0.0 s",
+        "12 s",
+        "2 min",
+        "2 h",
+        "2 d",
+    ]
+    assert [size(value) for value in (12, 3400, 5_600_000)] == ["12 bytes", "3.4 kB", "5.6 MB"]
+    assert points([0, 4], width=10, height=10) == "0.0,9.0 10.0,1.0"
+    assert points([]) == ""
