@@ -81,16 +81,31 @@ def test_copy_takes_the_newest_release(released: Path, tmp_path: Path) -> None:
 
 
 def test_commands_after_copy_work(released: Path, tmp_path: Path) -> None:
-    said = copy(released, tmp_path / "my project", {"project_name": "My App"}, "1.1.0")
+    (tmp_path / "answers.yml").write_text("project_name: My App\n")
+    url = f"git+{released.as_uri()}"
+    command = ("copy", "--defaults", "--data-file", "answers.yml", url, "my project")
+    said = harness.run("copier", *command, cwd=tmp_path).stderr
 
     commands = printed_commands(said, "My App is ready. Next:")
-    assert len(commands) == 3
-    assert commands[1:] == ["uv sync", "make dev"]
+    assert [command.split()[0] for command in commands] == ["cd", "git", "uv", "git", "git", "make"]
     # `make dev` would stay: make says what it would run.
-    commands[2] += " --dry-run"
+    commands[-1] += " --dry-run"
     done = harness.run("bash", "-ec", "\n".join(commands), cwd=tmp_path)
+    project = tmp_path / "my project"
     assert "uv run my-app dev" in done.stdout
-    assert (tmp_path / "my project/.venv/bin/my-app").exists()
+    assert (project / ".venv/bin/my-app").exists()
+    assert harness.git("status", "--porcelain", cwd=project) == ""
+    assert "uv.lock" in harness.git("ls-files", cwd=project).split()
+
+
+def test_an_update_says_what_comes_next(released: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    copy(released, project, {}, "1.0.0")
+    said = copier("update", ".", cwd=project).stderr
+    assert "    uv sync\n" in said
+    assert "CHANGELOG.md" in said
+    assert released.as_uri() in said
+    assert all(len(line) <= 80 for line in said.splitlines() if str(tmp_path) not in line)
 
 
 def conflicts_after_edit(released: Path, project: Path, name: str, old: str, new: str) -> list[str]:
@@ -100,7 +115,7 @@ def conflicts_after_edit(released: Path, project: Path, name: str, old: str, new
     path.write_text(path.read_text().replace(old, new))
     harness.commit_all(project, "Edit")
     said = copier("update", ".", cwd=project).stderr
-    (command,) = printed_commands(said, "list the conflicts before you commit:")
+    command, *_ = printed_commands(said, "List these conflicts before you commit:")
     return harness.run("bash", "-ec", command, cwd=project).stdout.splitlines()
 
 
