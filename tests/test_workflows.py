@@ -32,7 +32,7 @@ def test_the_steps_of_a_rendered_workflow_run_until_one_fails(
 ) -> None:
     pythons, commands = list_steps(rendered("texts"))
     assert pythons == ["3.12", "3.14"]
-    assert commands[0].startswith("uv sync")
+    assert commands[0].endswith("uv sync\n")
     assert commands[1:3] == ["make check", "make test"]
 
     workflow = tmp_path / WORKFLOW

@@ -84,34 +84,70 @@ def test_a_poll_reads_enough_for_two_replicas(name: str) -> None:
     assert queue.queue_read_limit >= 2 * 2 * queue.max_jobs
 
 
+@every_queue
+def test_no_queue_takes_the_jobs_of_another(name: str) -> None:
+    own, wanted = WORKER_SETTINGS[name].queue_name, f"arq:queue:{name}"
+    assert own == wanted, (
+        f'app/components/worker/queues/{name}.py: write queue_name = "{wanted}", since jobs of '
+        f"{own} would run here too"
+    )
+
+
+# A queue that is commented out has its entry and its service in comments.
+@every_queue
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("app/core/config.py", '"{name}": {{'),
+        ("docker-compose.yml", "{service}:"),
+        ("Procfile", "{service}: "),
+    ],
+)
+def test_each_place_names_each_queue(name: str, path: str, line: str) -> None:
+    wanted = line.format(name=name, service=_service(name))
+    assert wanted in (ROOT / path).read_text(), f"{path}: add `{wanted}` for queue {name}"
+
+
 @every_running_queue
 def test_worker_queues_agree_with_the_classes(name: str) -> None:
-    queue = WORKER_SETTINGS[name]
-    assert WORKER_QUEUES[name]["queue_name"] == queue.queue_name == f"arq:queue:{name}"
-    assert WORKER_QUEUES[name]["max_jobs"] == queue.max_jobs
-    assert WORKER_QUEUES[name]["timeout_seconds"] == queue.job_timeout
+    queue, listed = WORKER_SETTINGS[name], WORKER_QUEUES[name]
+    for setting, value in {
+        "queue_name": queue.queue_name,
+        "max_jobs": queue.max_jobs,
+        "timeout_seconds": queue.job_timeout,
+    }.items():
+        assert listed.get(setting) == value, (
+            f'app/core/config.py: write "{setting}": {value!r} for {name} in WORKER_QUEUES'
+        )
 
 
 @every_running_queue
 def test_compose_runs_the_worker_and_lets_it_finish(name: str) -> None:
-    service = _compose_services()[_service(name)]
+    place = f"docker-compose.yml, {_service(name)}"
+    service = _compose_services().get(_service(name))
+    assert service, f"{place}: take the comment signs off, or those in WORKER_QUEUES on again"
     command = ["python", "-m", "arq", f"app.components.worker.queues.{name}.WorkerSettings"]
-    assert service["command"] == command
-    assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "app.check", name]
+    assert service["command"] == command, f"{place}: write command: {command}"
+    check = ["CMD", "python", "-m", "app.check", name]
+    assert service["healthcheck"]["test"] == check, f"{place}: write test: {check}"
+    wait = WORKER_SETTINGS[name].job_completion_wait
     grace = int(service["stop_grace_period"].removesuffix("s"))
-    assert grace > WORKER_SETTINGS[name].job_completion_wait
-
-
-def test_compose_and_worker_queues_name_the_same_queues() -> None:
-    services = {name for name in _compose_services() if name.startswith("worker-")}
-    assert services == {_service(name) for name in WORKER_QUEUES}
+    assert grace > wait, f"{place}: write stop_grace_period: {wait + 10}s"
 
 
 @every_queue
-def test_the_procfile_can_run_each_queue(name: str) -> None:
-    procfile = (ROOT / "Procfile").read_text()
-    assert f"{_service(name)}: " in procfile
-    assert f"app.components.worker.queues.{name}.WorkerSettings" in procfile
+def test_the_procfile_runs_each_queue(name: str) -> None:
+    wanted = f"app.components.worker.queues.{name}.WorkerSettings"
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    assert any(wanted in line for line in lines if line.startswith(f"{_service(name)}: ")), (
+        f"Procfile, {_service(name)}: run {wanted}"
+    )
+
+
+def test_compose_runs_no_queue_that_health_does_not_know() -> None:
+    services = {name for name in _compose_services() if name.startswith("worker-")}
+    unknown = services - {_service(name) for name in WORKER_QUEUES}
+    assert not unknown, f"app/core/config.py: add the queues of {unknown} to WORKER_QUEUES"
 
 
 def _service(name: str) -> str:
