@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,21 @@ def nodes() -> Iterator[list[Node]]:
         yield nodes
 
 
+def wait_until(condition: Callable[[], object], what: str, node: Node, seconds: float) -> None:
+    """Ask every two seconds, since each question starts a process or two.
+
+    Raises:
+        AssertionError: In time the condition did not hold. The message has the state of the stack.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            columns = "{{.Name}} {{.Image}} {{.CurrentState}} {{.Error}}"
+            tasks = node.docker("stack", "ps", "--no-trunc", "--format", columns, STACK)
+            pytest.fail(f"after {seconds:.0f} s: {what}\n{tasks}\n{update_states(node)}")
+        time.sleep(2)
+
+
 def services(node: Node) -> dict[str, str]:
     """Return how many replicas of each service run, as in `2/2`."""
     lines = node.docker("stack", "services", STACK, "--format", "{{json .}}").splitlines()
@@ -240,7 +255,7 @@ def test_two_machines_lose_no_job(
         )
 
     deploy(image)
-    harness.wait_until(lambda: all_run(first), "the stack is not healthy", seconds=180)
+    wait_until(lambda: all_run(first), "the stack is not healthy", first, seconds=240)
     places = {name: [len(node.containers(name)) for node in nodes] for name in services(first)}
     assert places.pop("redis") == [1, 0]
     assert set(map(tuple, places.values())) == {(1, 1)}
@@ -267,17 +282,18 @@ def test_two_machines_lose_no_job(
     }
 
     # Both machines work.
-    harness.wait_until(lambda: len(outcomes()) >= 500, "the run does not start", seconds=60)
+    wait_until(lambda: len(outcomes()) >= 500, "the run does not start", first, seconds=120)
     before = Counter(homes[worker.split(":")[0]] for _, _, worker in outcomes())
     assert set(before) == {1, 2}
 
     # One machine's workers are killed.
     killed = [container for name in places if name != "webserver" for container in second.containers(name)]
     second.docker("kill", "--signal", "KILL", *killed)
-    harness.wait_until(
+    wait_until(
         lambda: all_run(first) and not set(killed) & set(second.docker("ps", "--quiet").split()),
         "the killed workers do not come back",
-        seconds=90,
+        first,
+        seconds=180,
     )
     done_when_back = len(outcomes())
 
@@ -287,19 +303,20 @@ def test_two_machines_lose_no_job(
     new = build_next(project, nodes, image)
     done_before_update = len(outcomes())
     deploy(new)
-    harness.wait_until(
+    wait_until(
         lambda: all(
             state == "completed" for name, state in update_states(first).items() if name != f"{STACK}_redis"
         ),
         "the update does not end",
-        seconds=300,
+        first,
+        seconds=400,
     )
     done_after_update = len(outcomes())
     for node in nodes:
         images = node.docker("ps", "--format", "{{.Image}}").splitlines()
         assert set(images) - {SERVER_IMAGE} == {new}
 
-    harness.wait_until(lambda: len(outcomes()) == JOBS, "jobs are lost", seconds=180)
+    wait_until(lambda: len(outcomes()) == JOBS, "jobs are lost", first, seconds=180)
     took = time.monotonic() - began
     found = outcomes()
     tries = Counter(job_try for _, job_try, _ in found)
