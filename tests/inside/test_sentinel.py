@@ -166,3 +166,18 @@ async def test_workers_go_on_at_the_new_master(
     assert left.keys() == set(unsafe)
     assert after > 10
     assert resumed < 10
+
+
+async def test_a_server_that_hangs_at_unwatch_ends_no_worker(tmp_path: Path) -> None:
+    with servers.process(tmp_path, "server") as (server, port):
+        async with (
+            connect(f"redis://127.0.0.1:{port}") as redis,
+            redis.pipeline(transaction=True) as pipe,
+        ):
+            await pipe.watch("key")
+            server.send_signal(signal.SIGSTOP)
+            # arq leaves a job that another worker has taken at this point.
+            await pipe.reset()
+            server.send_signal(signal.SIGCONT)
+            pipe.set("key", "value")
+            assert await pipe.execute() == [True]

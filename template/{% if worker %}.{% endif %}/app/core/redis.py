@@ -111,6 +111,15 @@ class SafePipeline(Pipeline):
                 return None
             raise
 
+    async def reset(self) -> None:
+        """Survive a server that hangs at UNWATCH: redis-py expects only a closed connection."""
+        try:
+            await super().reset()  # type: ignore[no-untyped-call]
+        except RedisTimeoutError:
+            # The connection is closed by now, and what it watched is forgotten.
+            self.watching = False
+            await super().reset()  # type: ignore[no-untyped-call]
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Tell a refused transaction from one whose watched key has changed.
 
