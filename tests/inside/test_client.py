@@ -173,7 +173,7 @@ async def test_a_poll_that_is_cancelled_gives_its_locks_back(redis: ArqRedis) ->
     job = await send(redis, "note")
     async with client() as worker:
         await redis.client_pause(300, all=False)
-        poll = asyncio.create_task(worker.claims.poll(0, 100))
+        poll = asyncio.create_task(worker.claims.poll(QUEUE, 0, 100))
         await asyncio.sleep(0.05)
         poll.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -200,7 +200,7 @@ async def test_a_lost_reply_is_asked_for_again(
             return reply
 
         monkeypatch.setattr(connection, "read_response", lose_the_first_claim)
-        assert await worker.claims.poll(0, 100) == [job.job_id.encode()]
+        assert await worker.claims.poll(QUEUE, 0, 100) == [job.job_id.encode()]
         assert lost
         assert await redis.get(retry_key_prefix + job.job_id) == b"1"
 
@@ -277,7 +277,7 @@ async def test_a_queue_of_another_type_is_no_end(redis: ArqRedis) -> None:
     await redis.set(QUEUE, "text")
     pool = worker_client(QUEUE, 10)
     async with pool:
-        assert await pool.claims.poll(0, 10) == []
+        assert await pool.claims.poll(QUEUE, 0, 10) == []
 
 
 PIPELINES = {

@@ -55,14 +55,12 @@ class Claims:
 
     def __init__(
         self,
-        queue_name: str,
         max_jobs: int,
         connection: AbstractConnection,
         transactions: Transactions,
     ) -> None:
         """Take a connection of version 3 of the protocol that does not retry by itself."""
         self.max_jobs = max_jobs
-        self._queue_name = queue_name
         self._connection = connection
         self._transactions = transactions
         self._patience = Patience(PATIENCE_SECONDS)
@@ -93,13 +91,13 @@ class Claims:
             self._worker = task
         return self._worker is task
 
-    async def poll(self, start: int, num: int) -> list[bytes]:
+    async def poll(self, queue_name: str, start: int, num: int) -> list[bytes]:
         """Wait for due jobs, lock them for the free slots, and return their ids."""
         await self._wait()
         free = self.max_jobs - len(self._started) - len(self._running)
         if free < 1:
             return []
-        claims = await self._claim(start, num, free)
+        claims = await self._claim(queue_name, start, num, free)
         if claims:
             self._pause_seconds = 0
         elif self._is_woken:
@@ -151,7 +149,7 @@ class Claims:
         if not self._is_woken:
             self._pause_seconds = 0
 
-    async def _claim(self, start: int, num: int, free: int) -> list[Claim]:
+    async def _claim(self, queue_name: str, start: int, num: int, free: int) -> list[Claim]:
         self._value = f"{self._name}:{next(self._polls)}"
         is_again = False
 
@@ -162,7 +160,7 @@ class Claims:
             try:
                 return await self._run(
                     "claim_jobs",
-                    (self._queue_name, abort_jobs_ss),
+                    (queue_name, abort_jobs_ss),
                     (now, start, num, free, self._value, self._lock_ms, int(is_lost)),
                     (in_progress_key_prefix, job_key_prefix, retry_key_prefix, TRIES_SECONDS),
                 )

@@ -76,7 +76,6 @@ class WorkerRedis(ArqRedis):
     def _make_connections(self) -> None:
         self.transactions = Transactions(self._connection(socket_timeout=None))
         self.claims = Claims(
-            self.default_queue_name,
             self.max_jobs,
             self._connection(protocol=3),
             self.transactions,
@@ -105,7 +104,7 @@ class WorkerRedis(ArqRedis):
             "num",
         }
         if is_poll and self.claims.belong_to_this_task():
-            return await self.claims.poll(kwargs["start"], kwargs["num"])
+            return await self.claims.poll(args[0], kwargs["start"], kwargs["num"])
         return await super().zrangebyscore(*args, **kwargs)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
