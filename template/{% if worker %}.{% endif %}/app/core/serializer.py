@@ -30,6 +30,11 @@ FROM_TEXT: dict[int, Callable[[str], object]] = {
 TEXT_MOST = 10_000
 
 
+# The end of Python's calendar, and more tries than a job can have.
+MAX_TIME_MS = 253_402_300_800_000
+MAX_JOB_TRY = 1_000_000
+
+
 class Result(NamedTuple):
     """A result as a worker's arq writes it: the fields of `arq.jobs.serialize_result`, encoded."""
 
@@ -94,6 +99,21 @@ def message_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "its message cannot be shown"
+
+
+def require_shape(job: dict[str, Any]) -> None:
+    """Refuse the fields of a job that would end arq's worker, again each time it starts.
+
+    Raises:
+        ValueError: A field is missing, has another type or is out of range.
+    """
+    for name, kind in {"f": str, "a": list, "k": dict, "et": int, "t": int | None}.items():
+        if not isinstance(job.get(name), kind):
+            raise ValueError(f"{name!r} of the job is of type {type(job.get(name)).__name__}")
+    if not all(isinstance(name, str) for name in job["k"]):
+        raise ValueError("the name of an argument is not text")
+    if not (0 <= job["et"] < MAX_TIME_MS and 0 <= (job["t"] or 0) < MAX_JOB_TRY):
+        raise ValueError("a number of the job is out of range")
 
 
 def _encode(value: object) -> msgpack.ExtType:

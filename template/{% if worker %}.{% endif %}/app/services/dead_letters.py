@@ -20,8 +20,9 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES
 from app.core.memory import require_memory
 from app.core.scripts import queue_script, run_script
-from app.core.serializer import Result, deserialize, serialize
+from app.core.serializer import Result, deserialize, require_shape, serialize
 from app.services.jobs import (
+    UNKNOWN_TASK,
     UNREADABLE,
     InvalidJobError,
     Job,
@@ -115,9 +116,14 @@ async def sweep(redis: ArqRedis) -> int:
         if job.state != "failed" or job.queue not in WORKER_QUEUES:
             continue
         if await redis.zscore(keys.LETTERS_BY_TIME, job_id) != _failed_ms(job):
-            letter = _letter(job_id, raw, _failed_ms(job) or timestamp_ms())
-            new += await run_script(redis, "record_letter", *letter) == 1
+            new += await keep(redis, job_id, raw, _failed_ms(job) or timestamp_ms())
     return new
+
+
+async def keep(redis: ArqRedis, job_id: bytes, raw: bytes, failed_ms: int) -> bool:
+    """Keep a failed result, which is in Redis, as a letter; return False if it was not kept."""
+    reply = await run_script(redis, "record_letter", *_letter(job_id, raw, failed_ms))
+    return bool(reply == 1)
 
 
 async def list_letters(redis: ArqRedis, selection: Filter, limit: int) -> list[Job]:
@@ -217,11 +223,15 @@ def _failed_ms(job: Job) -> int | None:
 
 def _to_job(raw: bytes, now: int, check_job: CheckJob) -> tuple[str, bytes]:
     """Return the queue and the job of a letter."""
-    if _describe(b"", raw).task is None:
+    try:
+        data = deserialize(raw)
+        require_shape(data)
+        queue, task, args, kwargs = str(data["q"]), data["f"], data["a"], data["k"]
+    except Exception:
+        task = UNKNOWN_TASK
+    if task == UNKNOWN_TASK:
         message = "its task and arguments are lost: it had expired or was unreadable"
         raise InvalidJobError("task", message)
-    data = deserialize(raw)
-    queue, task, args, kwargs = data["q"], data["f"], data["a"], data["k"]
     check_job(queue, task, args, kwargs)
     return queue, serialize_job(task, args, kwargs, None, now, serializer=serialize)
 
@@ -244,7 +254,7 @@ async def _select(redis: ArqRedis, selection: Filter) -> AsyncIterator[list[tupl
             sizes = await pipe.execute()
         for page in _split(some, sizes):
             letters = await redis.hmget(keys.LETTERS, page)  # type: ignore[misc]
-            found = [(job_id, raw) for job_id, raw in zip(page, letters, strict=True) if raw]
+            found = [pair for pair in zip(page, letters, strict=True) if pair[1] is not None]
             yield [(job_id, raw) for job_id, raw in found if _matches(selection, job_id, raw)]
         for job_id, size in zip(some, sizes, strict=True):
             if size > PAGE_BYTES and not _has_conditions(selection):

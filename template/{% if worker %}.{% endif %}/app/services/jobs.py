@@ -32,6 +32,8 @@ MAX_SHOWN_BYTES = 1_000_000
 MAX_NESTING = 240
 # What a key of another type is read as: a byte that msgpack never writes.
 UNREADABLE = b"\xc1"
+# arq's name for the task of a job that it could not read.
+UNKNOWN_TASK = "<unknown>"
 
 
 EXAMPLE: JsonDict = {
@@ -220,7 +222,7 @@ def check_size(job_id: str, raw: bytes) -> None:
 
 
 def _add_payload(job: Job, data: dict[str, Any]) -> None:
-    job.task = str(data["f"]) if data["f"] != "<unknown>" else None
+    job.task = str(data["f"]) if data["f"] != UNKNOWN_TASK else None
     job.args = [to_json(value) for value in data["a"]]
     job.kwargs = {str(name): to_json(value) for name, value in data["k"].items()}
     job.enqueued = to_time(data["et"])

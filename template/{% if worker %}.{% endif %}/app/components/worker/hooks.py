@@ -19,6 +19,7 @@ from app.core import keys
 from app.core.errors import exit_with_a_line
 from app.core.log import configure_logging
 from app.core.redis import PATIENCE_SECONDS, Patience
+from app.services.malformed import discard_malformed
 from app.services.queues import show_queue
 
 # isort: split
@@ -42,6 +43,7 @@ async def startup(ctx: dict[Any, Any]) -> None:
     redis.set_retry(Patience(PATIENCE_SECONDS))
 
     queue = redis.default_queue_name
+    await discard_malformed(redis, queue)
     key, now = keys.workers(queue), time.time()
     # A worker that was killed could not take its name off the list. One that has just started
     # has not reported yet.

@@ -20,7 +20,7 @@ import structlog
 from arq.connections import ArqRedis
 from redis.asyncio.client import Pipeline
 
-from app.core.serializer import Result, deserialize, serialize
+from app.core.serializer import Result, deserialize, require_shape, serialize
 from app.services import dead_letters, history
 
 Observer = Callable[[Sequence[Result], Pipeline], None]
@@ -31,9 +31,6 @@ OBSERVERS: tuple[Observer, ...] = (dead_letters.record, history.remember)
 MAX_RESULT_BYTES = 1_000_000
 FLUSH_SECONDS = 0.5
 LATER = b"LATER"
-# The end of Python's calendar, and more tries than a job can have.
-MAX_TIME_MS = 253_402_300_800_000
-MAX_JOB_TRY = 1_000_000
 # How often a command is sent that replies LATER: for 10 s.
 MAX_TRIES = 20
 # A worker of this many results in half a second, or of this many commands that an unreachable
@@ -70,20 +67,9 @@ def decode(raw: bytes) -> dict[str, Any]:
         ValueError: arq records the job as failed.
     """
     job = deserialize(raw)
-    _require_shape(job)
+    require_shape(job)
     task_name.set(job["f"])
     return job
-
-
-def _require_shape(job: dict[str, Any]) -> None:
-    """Refuse what would end arq's worker later, with the same job each time it starts."""
-    for name, kind in {"f": str, "a": list, "k": dict, "et": int, "t": int | None}.items():
-        if not isinstance(job.get(name), kind):
-            raise ValueError(f"{name!r} of the job is of type {type(job.get(name)).__name__}")
-    if not all(isinstance(name, str) for name in job["k"]):
-        raise ValueError("an argument's name is not text")
-    if not (0 <= job["et"] < MAX_TIME_MS and 0 <= (job["t"] or 0) < MAX_JOB_TRY):
-        raise ValueError("a number of the job is out of range")
 
 
 async def flush(redis: ArqRedis) -> None:

@@ -1,4 +1,4 @@
-"""Trying again: for faults that pass by themselves, such as a server that restarts.
+"""Retries: for faults that pass by themselves, such as a server that restarts.
 
 except ConnectionError as error:
     raise try_again(ctx, error) from error
@@ -7,9 +7,13 @@ except ConnectionError as error:
 import random
 from typing import Any
 
-from arq import Retry
+from arq import Retry, func
 
-# A job's tries, with those that a worker was stopped in. `max_tries` of each queue is this.
+from app.components.worker import queues
+from app.components.worker.results import task_name
+from app.services.queues import show_queue
+
+# A job's tries, those in which its worker stopped included. `max_tries` of each queue is this.
 MAX_TRIES = 5
 
 
@@ -18,7 +22,9 @@ def try_again(
 ) -> Exception:
     """Return what to raise: arq's `Retry`, or `error` itself on the last try.
 
-    arq would end a job whose tries are used up by "max retries exceeded", and tell nobody why.
+    arq would end a job whose tries are used up with "max retries exceeded" instead of the reason.
+    The last try is that of `func(max_tries=…)`, `cron(max_tries=…)` or the queue. By default a cron
+    job has one, and arq waits a minute at least before it runs a cron job again.
 
     Args:
         ctx: arq's context.
@@ -26,8 +32,22 @@ def try_again(
         first: The longest wait before the second try, in seconds. It doubles with each try.
         most: The longest wait of all, in seconds.
     """
-    if ctx["job_try"] >= MAX_TRIES:
+    if ctx["job_try"] >= _max_tries(ctx):
         return error
     wait = min(first * 2 ** (ctx["job_try"] - 1), most)
-    # Half of it is chance, so that the jobs of one outage do not come back together.
+    # Half of the wait is chance, so that the jobs of one outage do not come back together.
     return Retry(defer=random.uniform(wait / 2, wait))  # noqa: S311 - nothing secret depends on it
+
+
+def _max_tries(ctx: dict[str, Any]) -> int:
+    """Return the tries that this job has, which arq's context does not tell."""
+    try:
+        queue = queues.settings(show_queue(ctx["redis"].default_queue_name))
+    except (ImportError, KeyError):
+        # A test calls the task itself.
+        return MAX_TRIES
+    name = task_name.get()
+    tries = {function.name: function.max_tries for function in map(func, queue.functions)}
+    tries |= {cron_job.name: cron_job.max_tries for cron_job in queue.cron_jobs}
+    own = tries.get(name)
+    return queue.max_tries if own is None else own

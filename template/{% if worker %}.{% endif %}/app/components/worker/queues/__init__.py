@@ -46,6 +46,7 @@ class QueueSettings(Protocol):
     cron_jobs: Sequence[CronJob]
     queue_name: str
     max_jobs: int
+    max_tries: int
     poll_delay: float
     queue_read_limit: int
 
