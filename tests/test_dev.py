@@ -48,19 +48,28 @@ def project(installed: Callable[[str], Path]) -> Iterator[Path]:
     (path / ".env").unlink(missing_ok=True)
 
 
+def slug_of(project: Path) -> str:
+    """Return the name of the project's command."""
+    found = re.search(r'(?m)^name = "(.*)"$', (project / "pyproject.toml").read_text())
+    assert found
+    return found[1]
+
+
 @contextmanager
-def dev(project: Path, tmp_path: Path, valkey_port: int, stop: signal.Signals) -> Iterator[Dev]:
+def dev(
+    project: Path, tmp_path: Path, valkey_port: int, stop: signal.Signals, settings: str = ""
+) -> Iterator[Dev]:
     """Run the command as far as its banner; at the end, nothing of it may be left."""
     port, log, tmp = harness.free_port(), tmp_path / f"{stop.name}.log", tmp_path / "tmp"
     tmp.mkdir(exist_ok=True)
-    (project / ".env").write_text(f"PORT={port}\nVALKEY_PORT={valkey_port}\nLOG_LEVEL=info\nLOGLEVEL=debug\n")
-    command = (project / ".venv/bin/full-stack", "dev")
+    (project / ".env").write_text(f"PORT={port}\nVALKEY_PORT={valkey_port}\n{settings}")
+    (command,) = (project / ".venv/bin").glob(slug_of(project))
     variables = {
         "COLUMNS": "80",
         "TMPDIR": str(tmp),
         "OWN_SETTING": "well",
     }
-    with harness.running(*command, cwd=project, log=log, stop=stop, **variables) as process:
+    with harness.running(command, "dev", cwd=project, log=log, stop=stop, **variables) as process:
         running = Dev(process, log, f"http://127.0.0.1:{port}", valkey_port)
         harness.wait_until(lambda: "\nstop " in running.text() or process.poll() is not None, "no banner", 60)
         assert process.poll() is None, running.text()
@@ -77,7 +86,8 @@ def full_stack(project: Path, *arguments: str) -> str:
 
 
 def test_it_is_ready_to_use(project: Path, tmp_path: Path) -> None:
-    with dev(project, tmp_path, harness.free_port(), signal.SIGINT) as running:
+    settings = "LOG_LEVEL=info\nLOGLEVEL=debug\n"
+    with dev(project, tmp_path, harness.free_port(), signal.SIGINT, settings) as running:
         full_stack(project, "load-test", "run", "--type", "io_simulation", "--tasks", "3")
         text = running.text()
         assert "full-stack is ready" in text

@@ -1,9 +1,11 @@
 """The log of `make dev`: one short line per event, from the JSON lines of all processes."""
 
 import json
+import os
 import re
 import textwrap
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -35,8 +37,10 @@ def print_line(service: str, data: bytes, *, problems_only: bool = False) -> Non
         level, logger = "info" if TIME.match(text) else "", ""
         event = {"event": TIME.sub("", text)}
     is_short = level in ("debug", "info")
-    # uvicorn tells of its own start and end in six lines; the banner says that it runs.
-    if not text or (is_short and (problems_only or logger == "uvicorn.error")):
+    # uvicorn tells of its own start and end in six lines, where the banner says that it runs, and
+    # arq of its counts every 15 seconds, with a time of its own.
+    is_noise = logger == "uvicorn.error" or event["event"].startswith("recording health: ")
+    if not text or (is_short and (problems_only or is_noise)):
         return
     line = Text.assemble(
         (local_time(event.get("timestamp")), "dim"),
@@ -51,7 +55,23 @@ def print_line(service: str, data: bytes, *, problems_only: bool = False) -> Non
         rows = textwrap.wrap(message, max(console.width - len(line), 20))
         console.print(line + Text(indent.join(rows if level else [message])), soft_wrap=True)
     if traceback := event.get("exception"):
-        console.print(Text(textwrap.indent(traceback, "    "), style="dim"), soft_wrap=True)
+        text = textwrap.indent(shorten_traceback(traceback), "    ")
+        console.print(Text(text, style="dim"), overflow="fold")
+
+
+def shorten_traceback(traceback: str) -> str:
+    """Leave out the frames of libraries, if it has others, and write paths as from here."""
+    here = f"{Path.cwd()}{os.sep}"
+    start, *frames = re.split(r"(?m)^(?=  File )", traceback)
+    own = [here in frame and "site-packages" not in frame for frame in frames]
+    if not any(own):
+        return traceback
+    # What is not indented are the errors, and the words between two of them.
+    kept = (
+        frame.replace(here, "") if is_own else re.sub(r"(?m)^ .*\n?", "", frame)
+        for frame, is_own in zip(frames, own, strict=True)
+    )
+    return start + "".join(kept)
 
 
 def local_time(timestamp: str | None) -> str:

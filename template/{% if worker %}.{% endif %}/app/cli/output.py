@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 STYLES = {"pass": "green", "succeeded": "green", "warn": "yellow", "fail": "red", "failed": "red"}
+# As long as the longest state, `succeeded`.
+SHORT_CHARS = 9
 UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -27,7 +29,8 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """Print rows below their headers, or `empty` if there are none.
 
-    The first column is kept whole; the others are cut where the terminal is too narrow.
+    The first column and those of short words are kept whole; the others are cut where the terminal
+    is too narrow.
     """
     rows = list(rows)
     if not rows:
@@ -36,16 +39,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
         is_number = all(isinstance(row[at], int | float) for row in rows)
-        width = max(len(clean(row[at])) for row in rows) if at == 0 else None
-        table.add_column(
-            column,
-            justify="right" if is_number else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=width,
-        )
+        width = max(len(clean(row[at])) for row in rows)
+        # rich narrows the columns that could wrap. The cells below are cut instead.
+        is_whole = at == 0 or width <= SHORT_CHARS
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_whole)
     for row in rows:
-        table.add_row(*(Text(clean(cell), STYLES.get(str(cell), "")) for cell in row))
+        styled = ((clean(cell), STYLES.get(str(cell), "")) for cell in row)
+        table.add_row(*(Text(*cell, no_wrap=True, overflow="ellipsis") for cell in styled))
     Console().print(table)
 
 

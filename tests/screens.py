@@ -1,0 +1,85 @@
+"""`python -m tests.screens`: write what a person sees at 80 columns to tests/docs, from a real run."""
+
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests import harness
+from tests.test_dev import dev, slug_of
+
+SCREENS = Path(__file__).with_name("docs")
+COLUMNS = 80
+KEY = re.compile(r"(?m)^key     \S+")
+JOBS = (
+    ("system", "system_health_check"),
+    ("load_test", "io_simulation_task", "--wait_ms", "20"),
+    ("load_test", "failure_testing_task", "--failure_rate", "1"),
+)
+
+
+def capture(run: Callable[..., str], log: Callable[[], str]) -> dict[str, str]:
+    """Return what commands print, by the names of their screens.
+
+    Args:
+        run: Runs the project's command at 80 columns, and returns what it prints.
+        log: Returns what `make dev` has printed.
+    """
+    for queue, task, *arguments in JOBS:
+        run("jobs", "run", queue, task, *arguments, "--wait")
+    harness.wait_until(lambda: "SimulatedError" in log(), "the log lacks a failure")
+    dev_log = log()
+    load_test = run("load-test", "run", "--type", "io_simulation", "--tasks", "200")
+    # The recorder writes the letter and the history with its next flush.
+    harness.wait_until(lambda: "SimulatedError" in run("dead-letters", "list"), "no dead letter")
+    return {
+        "make-dev": KEY.sub("key     " + "x" * 32, dev_log),
+        "load-test-run": load_test,
+        "jobs-list": run("jobs", "list"),
+        "dead-letters-list": run("dead-letters", "list"),
+        "health-status-detailed": run("health", "status", "--detailed"),
+    }
+
+
+def find_wide_lines(text: str) -> list[str]:
+    """Return the lines that an 80-column terminal would wrap."""
+    return [line for line in text.splitlines() if len(line) > COLUMNS]
+
+
+def runner(project: Path) -> Callable[..., str]:
+    """Return a function that runs the project's command at 80 columns."""
+    (command,) = (project / ".venv/bin").glob(slug_of(project))
+
+    def run(*arguments: str) -> str:
+        # A failed job makes `jobs run` exit with 1: that is wanted here.
+        done = harness.run(command, *arguments, cwd=project, check=False, COLUMNS=str(COLUMNS))
+        return done.stdout
+
+    return run
+
+
+def main() -> None:
+    """Render and install the default project, run it, and write the screens."""
+    with tempfile.TemporaryDirectory(prefix="aegis-") as name:
+        directory = Path(name)
+        answers = harness.variant("default")
+        project = harness.render(
+            harness.publish_template(directory / "template"), directory / "my-app", answers
+        )
+        harness.install(project)
+        with dev(project, directory, harness.free_port(), signal.SIGINT) as running:
+            screens = capture(runner(project), running.text)
+    shutil.rmtree(SCREENS, ignore_errors=True)
+    SCREENS.mkdir()
+    for title, text in screens.items():
+        (SCREENS / f"{title}.txt").write_text(text)
+        sys.stdout.write(
+            f"{title}: {len(text.splitlines())} lines, {len(find_wide_lines(text))} wider than {COLUMNS}\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
