@@ -101,7 +101,8 @@ def test_it_is_ready_to_use(project: Path, tmp_path: Path) -> None:
         for path in (f"{running.url}/docs", f"{running.url}/health"):
             assert path in text
             assert running.get(path.removeprefix(running.url))[0] == 200
-        assert running.get("/") == (200, f"{running.url}/docs")
+        assert f"pages   {running.url}/ops/" in text
+        assert running.get("/")[1].startswith(f"{running.url}/ops/")
         harness.wait_until(lambda: "GET /health" in running.text(), "the log lacks a request")
     text = running.text()
     assert "127.0.0.1:" not in "".join(re.findall(r"(?m)^.* web .*$", text)), (

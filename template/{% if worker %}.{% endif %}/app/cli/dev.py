@@ -183,6 +183,8 @@ async def show_banner(processes: Iterable[str], key: str | None) -> None:
     ]
     if settings.ENVIRONMENT == "development":
         rows.insert(0, ("API", f"{url}/docs"))
+    if importlib.util.find_spec("app.components.dashboard"):
+        rows.insert(0, ("pages", f"{url}/ops/"))
     if settings.API_KEY:
         rows.append(("key", "API_KEY of your settings, in the header X-API-Key"))
     elif key:
