@@ -90,10 +90,11 @@ async def test_the_rights_are_enough(redis: ArqRedis) -> None:
     page = Path("docs/operations.md").read_text(encoding="utf-8")
     (rule,) = re.findall(r"(?m)^user (.*)$", page)
     user, *rights = rule.replace(">PASSWORD", ">secret").split()
-    await redis.execute_command("ACL", "SETUSER", user, "reset", *rights)
+    admin: Any = redis
+    await admin.execute_command("ACL", "SETUSER", user, "reset", *rights)
     url = settings.REDIS_URL.replace("unix://", f"unix://{user}:secret@")
     environment = {**os.environ, "REDIS_URL": url}
-    await redis.execute_command("ACL", "LOG", "RESET")
+    await admin.execute_command("ACL", "LOG", "RESET")
 
     async def run(*command: str) -> str:
         process = await asyncio.create_subprocess_exec(
@@ -122,11 +123,11 @@ async def test_the_rights_are_enough(redis: ArqRedis) -> None:
     ]
     worker.terminate()
     await worker.wait()
-    refused = await redis.execute_command("ACL", "LOG")
+    refused = await admin.execute_command("ACL", "LOG")
     assert refused == [], "\n".join(printed)
     statuses = dict(line.split() for line in printed[1].splitlines() if line.startswith(("/", "req")))
     assert statuses == STATUSES, printed[1]
     assert "20 sent" in printed[0], printed[0]
     for words in (("flushall",), ("config", "get", "*"), ("keys", "*"), ("get", "other")):
-        allowed = await redis.execute_command("ACL", "DRYRUN", user, *words)
+        allowed = await admin.execute_command("ACL", "DRYRUN", user, *words)
         assert b"no permissions" in allowed, words

@@ -45,7 +45,8 @@ def section(project: Path, title: str, page: str = "worker") -> str:
     text = (project / f"docs/{page}.md").read_text()
     heading = re.search(rf"(?m)^(#+) {re.escape(title)}\n", text)
     assert heading, f"docs/{page}.md has no section {title}"
-    return re.split(rf"\n#{{1,{len(heading[1])}}} ", text[heading.end() :], maxsplit=1)[0]
+    # A line that begins with one # is a comment in a code block.
+    return re.split(rf"\n#{{2,{len(heading[1])}}} ", text[heading.end() :], maxsplit=1)[0]
 
 
 def code_blocks(text: str, language: str) -> list[str]:
