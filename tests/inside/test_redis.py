@@ -5,15 +5,23 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from arq.connections import ArqRedis, create_pool
 from pydantic import SecretStr
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    WatchError,
+)
 
-from app.components.worker.enqueue import enqueue
 from app.core.config import settings
+from app.core.errors import explain
 from app.core.redis import (
     RESPONSE_SECONDS,
     Patience,
@@ -22,7 +30,7 @@ from app.core.redis import (
     is_unprotected,
     redis_settings,
 )
-from tests.support import QUEUE, queue_of
+from tests.support import QUEUE
 
 
 @pytest.mark.parametrize(
@@ -73,7 +81,35 @@ def test_a_server_elsewhere_needs_a_password_or_tls() -> None:
         assert not is_unprotected(redis_settings(url))
 
 
-async def login(ctx: dict[str, Any], password: SecretStr) -> None: ...
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OutOfMemoryError("command not allowed"), "is full: purge"),
+        (ReadOnlyError("You can't write against a read only replica."), "is read-only"),
+        (NoPermissionError("User x has no permissions to run 'eval'"), "refuses a right (User x"),
+        (ResponseError("ERR ACL failure in script: no"), "refuses a right"),
+        (AuthenticationError("invalid username-password pair"), "refuses the login"),
+        (BusyLoadingError("Redis is loading the dataset"), "is loading its data"),
+        (ResponseError("MISCONF Redis is configured to save"), "cannot save its data"),
+        (RedisError("Error 111 connecting"), "refuses a command"),
+        (ResponseError("unknown command 'X', with args beginning with: 's3cret'"), "'X)"),
+        (
+            ResponseError(
+                "Command # 2 (SET k s3cret of pipeline caused error: s3cret) of pipeline caused "
+                "error: ('WRONGTYPE Operation',)"
+            ),
+            "(WRONGTYPE Operation)",
+        ),
+        (ResponseError("x" * 80_000 + "\x1b[2J\n"), "xxx…)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_short_line(error: RedisError, words: str) -> None:
+    line = str(explain(error))
+    assert words in line
+    assert "s3cret" not in line
+    assert len(line) < 400
+    assert line.isprintable()
 
 
 @pytest.mark.parametrize("is_stock", [False, True])
@@ -85,11 +121,12 @@ async def test_an_error_of_redis_holds_no_argument(redis: ArqRedis, is_stock: bo
     await redis.config_set("maxmemory", 1)
     try:
         with pytest.raises(RedisError) as error:
-            await enqueue(client, queue_of(login), login, password=SecretStr("hunter2-plain"))
+            await client.enqueue_job("login", password=SecretStr("hunter2-plain"))
     finally:
         await redis.config_set("maxmemory", 0)
     assert "hunter2-plain" not in str(error.value)
     assert "maxmemory" in str(error.value)
+    assert "is full: purge" in str(explain(error.value))
     if is_stock:
         await client.aclose()
 

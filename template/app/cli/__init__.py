@@ -1,6 +1,6 @@
 """The command line."""
 
-from app.core.errors import exit_with_a_line
+from app.core.errors import install_excepthook
 
 # Before the commands are imported, so that a library that is missing is one line too.
-exit_with_a_line()
+install_excepthook()

@@ -17,6 +17,9 @@ LOAD_TESTS = f"{NAME}:load-tests"
 HISTORY = f"{NAME}:history"
 CRONS = f"{HISTORY}:crons"
 
+# Written where a check asks whether Redis takes writes.
+WRITE_CHECK = f"{NAME}:write-check"
+
 # What the counters of the rate limit begin with.
 RATE = f"{NAME}:rate"
 
@@ -24,22 +27,27 @@ RATE = f"{NAME}:rate"
 # counts what has failed, and they would push out those that a person has to look at.
 BULK_PREFIX = "bulk:"
 
-# How often a worker reports to its sentinel key, in seconds. With arq's default of an hour a killed
+# How often arq writes what `arq --check` reads, in seconds. With its default of an hour a killed
 # worker would look healthy for that long.
 HEALTH_CHECK_INTERVAL = 15
 
 
 def sentinel(queue_name: str) -> str:
-    """Return the key under which the workers of this host report to `arq --check`.
+    """Return the key that `arq --check` reads: one for each host.
 
-    arq shares one key among all replicas of a queue, and one that stops deletes it for all.
+    By default arq shares one among all replicas of a queue, and one that stops deletes it for all.
     """
     return f"{queue_name}:health-check:{socket.gethostname()}"
 
 
 def workers(queue_name: str) -> str:
-    """Return the key of the sorted set that holds the queue's sentinel keys by their start time."""
+    """Return the key of the sorted set of a queue's workers, by the time of their last report."""
     return f"{NAME}:workers:{queue_name}"
+
+
+def worker(queue_name: str, name: str) -> str:
+    """Return the key of the record that a worker keeps of itself."""
+    return f"{NAME}:worker:{queue_name}:{name}"
 
 
 def load_test(run_id: str) -> str:

@@ -1,6 +1,7 @@
 """How full Redis is, so that new work is refused while workers can still write their results."""
 
 import time
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from arq.connections import ArqRedis
@@ -22,15 +23,21 @@ async def memory_share(redis: ArqRedis) -> float:
     """Return the used share of `maxmemory`, or 0 without a limit; looked up once a second."""
     looked_up, share = _shares.get(redis, (0.0, 0.0))
     if time.monotonic() - looked_up > LOOKUP_INTERVAL:
-        try:
-            memory = await redis.info("memory")
-        except ResponseError:
-            # This user may not ask: Redis itself refuses what it has no memory for.
-            memory = {}
+        memory = await memory_info(redis)
         limit = int(memory.get("maxmemory", 0))
         share = int(memory["used_memory"]) / limit if limit else 0.0
         _shares[redis] = (time.monotonic(), share)
     return share
+
+
+async def memory_info(redis: ArqRedis) -> dict[str, Any]:
+    """Return what Redis says of its memory, which is nothing to a user who may not ask."""
+    try:
+        memory: dict[str, Any] = await redis.info("memory")
+    except ResponseError:
+        # Redis itself refuses what it has no memory for.
+        return {}
+    return memory
 
 
 async def require_memory(redis: ArqRedis) -> None:

@@ -10,6 +10,7 @@ from arq.connections import ArqRedis, RedisSettings
 from arq.constants import job_key_prefix
 from redis.asyncio.client import Pipeline, Redis
 from redis.asyncio.connection import (
+    AbstractConnection,
     Connection,
     ConnectionPool,
     SSLConnection,
@@ -60,16 +61,19 @@ KEEPALIVE_OPTIONS = {
 
 
 class Patience(Retry):
-    """Repeat what fails for `seconds`.
+    """Repeat what fails for `seconds` in all, and give each try `response_seconds`.
 
     redis-py counts tries instead, those of the connection within those of the command, so that the
-    same number lets one worker wait for half a minute and another for four.
+    same number lets one worker wait for half a minute and another for four. Its `socket_timeout`
+    rests on `asyncio.wait_for`, which can lose a cancellation before Python 3.12: a worker would
+    not end on SIGTERM.
     """
 
-    def __init__(self, seconds: float) -> None:
-        """Wait for `seconds` in all."""
+    def __init__(self, seconds: float, response_seconds: float = RESPONSE_SECONDS) -> None:
+        """Repeat for `seconds`; with less than a try needs, one that fails late is the last."""
         super().__init__(NoBackoff(), 0)
         self.seconds = seconds
+        self.response_seconds = response_seconds
 
     async def call_with_retry(
         self, do: Callable[[], Awaitable[Any]], fail: Callable[[RedisError], Any]
@@ -79,13 +83,31 @@ class Patience(Retry):
         start, pause = loop.time(), 0.05
         while True:
             try:
-                return await do()
+                return await in_time(do, self.response_seconds)
             except PASSING_ERRORS as error:
                 await fail(error)  # type: ignore[arg-type]
                 if loop.time() - start + pause > self.seconds:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1)
+
+
+async def in_time(do: Callable[[], Awaitable[Any]], seconds: float) -> Any:
+    """Await `do()` for `seconds` at most.
+
+    Raises:
+        redis.exceptions.TimeoutError: There was no reply in time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await do()
+    except TimeoutError as error:
+        raise RedisTimeoutError(f"no reply within {seconds:g} s") from error
+
+
+async def log_in(connection: AbstractConnection) -> None:
+    """Do what redis-py does first on a connection, where it sets no limit of time."""
+    await in_time(connection.on_connect, RESPONSE_SECONDS)
 
 
 class SafePipeline(Pipeline):
@@ -178,7 +200,7 @@ class Client(ArqRedis):
     def __init__(self, pool_or_conn: ConnectionPool | None = None, **options: Any) -> None:
         """Connect as `pool_or_conn` says, or as redis-py's `options` say."""
         defaults: dict[str, Any] = {
-            "socket_timeout": RESPONSE_SECONDS,
+            "redis_connect_func": log_in,
             "socket_keepalive": True,
             "socket_keepalive_options": KEEPALIVE_OPTIONS,
         }
@@ -210,7 +232,7 @@ class Client(ArqRedis):
 
 
 # What arq makes of `redis_settings`, for a worker and for `arq --check`: its `RedisSettings` has no
-# field for a read timeout, so that both would hang.
+# field for `redis_connect_func`, so that both would wait for a silent server without end.
 arq.connections.ArqRedis = Client  # type: ignore[assignment,misc]
 
 
@@ -222,6 +244,8 @@ def redis_settings(url: str, password: str | None = None) -> RedisSettings:
     """
     return RedisSettings(
         **vars(parse_url(url, password)),
+        # A second try is for a connection that the server has closed meanwhile.
+        retry=Patience(0.1),
         retry_on_timeout=True,
         retry_on_error=list(PASSING_ERRORS),
     )
@@ -247,6 +271,7 @@ def is_unprotected(settings: RedisSettings) -> bool:
 def connection_pool(settings: RedisSettings, **options: Any) -> ConnectionPool:
     """Return the connections of a client, which `options` of redis-py's connection describe too."""
     options |= {
+        "redis_connect_func": log_in,
         "db": settings.database,
         "username": settings.username,
         "password": settings.password,
@@ -287,10 +312,9 @@ def create_client(settings: RedisSettings) -> ArqRedis:
     """
     pool = connection_pool(
         settings,
-        socket_timeout=CLIENT_RESPONSE_SECONDS,
-        # A list of its own: redis-py adds time-outs to that of a worker's settings.
+        # A list of its own: redis-py adds to it.
         retry_on_error=[RedisConnectionError],
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        retry=Patience(0.1, CLIENT_RESPONSE_SECONDS),
     )
     client = Client(pool, job_serializer=serialize, job_deserializer=deserialize)
     client.auto_close_connection_pool = True

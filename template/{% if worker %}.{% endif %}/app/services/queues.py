@@ -1,33 +1,23 @@
 """The state of a queue and of its workers."""
 
-import re
-import time
-
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
-from pydantic import BaseModel
+from redis.exceptions import RedisError
 
 from app.core import keys
 from app.core.config import WORKER_QUEUES, WorkerQueue
+from app.core.errors import explain
 from app.services.checks import Check
+from app.services.workers import MAX_SILENCE_SECONDS, Worker, read_worker
 
 # A ready job that has waited longer than this, in seconds, says that the queue needs more workers.
 MAX_WAIT_SECONDS = 60
 # Running jobs stay in arq's queue. They are looked for among this many of its oldest jobs, which is
 # more than the workers read in a poll.
 QUEUE_WINDOW = 1000
+MAX_WORKERS = 1000
+MAX_WARNINGS = 5
 QUEUE_PREFIX = "arq:queue:"
-
-
-class Worker(BaseModel):
-    """What a worker last reported through its sentinel key."""
-
-    name: str
-    age_seconds: float
-    j_complete: int
-    j_failed: int
-    j_retried: int
-    j_ongoing: int
 
 
 class QueueStatus(Check):
@@ -46,32 +36,49 @@ async def list_queues(redis: ArqRedis) -> list[QueueStatus]:
     return [await check_queue(redis, name, queue) for name, queue in WORKER_QUEUES.items()]
 
 
+async def has_worker(redis: ArqRedis, queue: WorkerQueue) -> bool:
+    """Say whether a worker of the queue has reported lately."""
+    seconds, _ = await redis.time()
+    index = keys.workers(queue["queue_name"])
+    return bool(await redis.zcount(index, seconds - MAX_SILENCE_SECONDS, "+inf"))
+
+
 def show_queue(queue_name: str) -> str:
     """Return the name in `WORKER_QUEUES` of one of arq's queues."""
     return queue_name.removeprefix(QUEUE_PREFIX)
 
 
 async def check_queue(redis: ArqRedis, name: str, queue: WorkerQueue) -> QueueStatus:
-    """Count a queue's jobs and read its workers' reports, in two round trips."""
-    key, now = queue["queue_name"], time.time()
+    """Count a queue's jobs and read its workers' records, in three round trips.
+
+    Times are those of Redis, so that the clock of this host does not matter.
+    """
+    key, index = queue["queue_name"], keys.workers(queue["queue_name"])
+    seconds, microseconds = await redis.time()
+    now = seconds + microseconds / 1_000_000
     now_ms = int(now * 1000)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zcount(key, "-inf", now_ms)
         pipe.zcount(key, f"({now_ms}", "inf")
         pipe.zrangebyscore(key, "-inf", now_ms, start=0, num=QUEUE_WINDOW, withscores=True)
-        pipe.zrange(keys.workers(key), 0, -1)
-        due, deferred, oldest, registered = await pipe.execute()
-    # A worker without our hooks reports under arq's default key.
-    sentinels = [f"{key}:health-check", *(sentinel.decode() for sentinel in registered)]
+        pipe.zrange(index, 0, MAX_WORKERS - 1, withscores=True)
+        replies = await pipe.execute(raise_on_error=False)
+    if errors := [reply for reply in replies if isinstance(reply, RedisError)]:
+        return _unreadable(name, errors[0])
+    due, deferred, oldest, reported = replies
     async with redis.pipeline(transaction=False) as pipe:
         for job_id, _ in oldest:
-            pipe.exists(in_progress_key_prefix + job_id.decode())
-        for sentinel in sentinels:
-            pipe.get(sentinel)
-            pipe.pttl(sentinel)
-        answers = await pipe.execute()
-    in_progress, reports = answers[: len(oldest)], answers[len(oldest) :]
-
+            pipe.exists(in_progress_key_prefix.encode() + job_id)
+        for worker_name, _ in reported:
+            pipe.get(keys.worker(key, worker_name.decode(errors="replace")))
+        answers = await pipe.execute(raise_on_error=False)
+    in_progress = [answer == 1 for answer in answers[: len(oldest)]]
+    records = zip(answers[len(oldest) :], reported, strict=True)
+    workers = [
+        worker
+        for record, (_, time) in records
+        if isinstance(record, bytes) and (worker := read_worker(record, time, now))
+    ]
     waits = [
         now - score / 1000
         for (_, score), running in zip(oldest, in_progress, strict=True)
@@ -83,36 +90,38 @@ async def check_queue(redis: ArqRedis, name: str, queue: WorkerQueue) -> QueueSt
         running=sum(in_progress),
         deferred=deferred,
         oldest_wait_seconds=round(max(waits, default=0), 3),
-        workers=[
-            _read_report(sentinel, text.decode(), ttl_ms)
-            for sentinel, text, ttl_ms in zip(sentinels, reports[::2], reports[1::2], strict=True)
-            if text
-        ],
+        workers=[worker for worker in workers if worker.age_seconds <= MAX_SILENCE_SECONDS],
     )
-    late = [worker for worker in check.workers if worker.age_seconds > keys.HEALTH_CHECK_INTERVAL]
+    warnings = [worker.warning for worker in workers if worker.warning]
+    if check.oldest_wait_seconds > MAX_WAIT_SECONDS:
+        warnings.insert(
+            0,
+            f"{check.ready} jobs are ready, the oldest for {check.oldest_wait_seconds:.0f} s; "
+            "start more workers or raise max_jobs",
+        )
     if not check.workers:
         check.status = "fail"
-        check.output = (
+        warnings.insert(
+            0,
             "no worker has reported; start one with "
-            f"`python -m arq app.components.worker.queues.{name}.WorkerSettings`"
+            f"`python -m arq app.components.worker.queues.{name}.WorkerSettings`",
         )
-    elif check.oldest_wait_seconds > MAX_WAIT_SECONDS:
+    elif warnings:
         check.status = "warn"
-        check.output = (
-            f"{check.ready} jobs are ready, the oldest for {check.oldest_wait_seconds:.0f} s; "
-            "start more workers or raise max_jobs"
-        )
-    elif late:
-        check.status = "warn"
-        check.output = (
-            f"{late[0].name} has not reported for {late[0].age_seconds:.1f} s; "
-            "a task may block its event loop"
-        )
+    if warnings:
+        more = f" (and {len(warnings) - MAX_WARNINGS} more)" if len(warnings) > MAX_WARNINGS else ""
+        check.output = "; ".join(warnings[:MAX_WARNINGS]) + more
     return check
 
 
-def _read_report(sentinel: str, text: str, ttl_ms: int) -> Worker:
-    # arq writes "Nov-24 08:30:00 j_complete=1 j_failed=0 …", to last a second over the interval.
-    figures = {name: int(value) for name, value in re.findall(r"(j_\w+)=(\d+)", text)}
-    age = keys.HEALTH_CHECK_INTERVAL + 1 - ttl_ms / 1000
-    return Worker(name=sentinel, age_seconds=round(age, 3), **figures)
+def _unreadable(name: str, error: RedisError) -> QueueStatus:
+    return QueueStatus(
+        status="fail",
+        output=explain(error),
+        name=name,
+        ready=0,
+        running=0,
+        deferred=0,
+        oldest_wait_seconds=0,
+        workers=[],
+    )

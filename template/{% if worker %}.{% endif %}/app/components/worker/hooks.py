@@ -5,18 +5,16 @@ Nothing here may raise once the worker runs: arq would end the worker.
 
 import asyncio
 import os
-import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+import signal
 from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
-from redis.exceptions import RedisError
 
 from app.components.worker import results
-from app.core import keys
-from app.core.errors import exit_with_a_line
+from app.components.worker.reports import report_until
+from app.components.worker.threads import DaemonThreads
+from app.core.errors import install_excepthook
 from app.core.log import configure_logging
 from app.core.redis import PATIENCE_SECONDS, Patience
 from app.services.malformed import discard_malformed
@@ -26,35 +24,27 @@ from app.services.queues import show_queue
 # Your own imports:
 
 # A server that is down when the worker starts ends arq before any hook runs.
-exit_with_a_line()
-
-log = structlog.stdlib.get_logger(__name__)
+install_excepthook()
 
 
 async def startup(ctx: dict[Any, Any]) -> None:
-    """Prepare a worker: logging, threads, patience with Redis, the recorder, the list of workers.
+    """Prepare a worker: logging, threads, patience with Redis, the recorder and the reports.
 
     `ctx["pool"]` runs what would block the event loop, in as many threads as there are processors.
     A Redis that is away is waited for during `PATIENCE_SECONDS`; at the start arq waits for 5 s.
     """
     configure_logging()
-    ctx["pool"] = ThreadPoolExecutor(os.cpu_count())
+    ctx["pool"] = DaemonThreads(os.cpu_count() or 1)
     redis: ArqRedis = ctx["redis"]
     redis.set_retry(Patience(PATIENCE_SECONDS))
 
-    queue = redis.default_queue_name
-    await discard_malformed(redis, queue)
-    key, now = keys.workers(queue), time.time()
-    # A worker that was killed could not take its name off the list. One that has just started
-    # has not reported yet.
-    for name in await redis.zrangebyscore(key, "-inf", now - 2 * keys.HEALTH_CHECK_INTERVAL):
-        if not await redis.exists(name):
-            await redis.zrem(key, name)
-    await redis.zadd(key, {keys.sentinel(queue): now})
+    await discard_malformed(redis, redis.default_queue_name)
     ctx["stopping"] = stopping = asyncio.Event()
     ctx["background"] = [
-        asyncio.create_task(_repeat(results.FLUSH_SECONDS, stopping, results.flush, redis)),
+        asyncio.create_task(results.flush_until(stopping, redis)),
+        asyncio.create_task(report_until(stopping, redis, ctx["pool"])),
     ]
+    _stop_on_hangup()
 
     # Your own resources:
 
@@ -64,9 +54,6 @@ async def shutdown(ctx: dict[Any, Any]) -> None:
     ctx["stopping"].set()
     await asyncio.gather(*ctx["background"])
     ctx["pool"].shutdown(wait=False, cancel_futures=True)
-    redis: ArqRedis = ctx["redis"]
-    queue = redis.default_queue_name
-    await redis.zrem(keys.workers(queue), keys.sentinel(queue))
 
     # Your own resources:
 
@@ -81,20 +68,8 @@ async def bind_log_context(ctx: dict[Any, Any]) -> None:
     )
 
 
-async def _repeat(
-    seconds: float,
-    stopping: asyncio.Event,
-    do: Callable[[ArqRedis], Awaitable[None]],
-    redis: ArqRedis,
-) -> None:
-    """Do something again and again, and once more when the worker stops."""
-    while not stopping.is_set():
-        try:
-            async with asyncio.timeout(seconds):
-                await stopping.wait()
-        except TimeoutError:
-            pass
-        try:
-            await do(redis)
-        except RedisError as error:
-            log.warning("not written to Redis yet", what=do.__qualname__, error=str(error))
+def _stop_on_hangup() -> None:
+    """Treat a closed terminal as SIGTERM, unless `nohup` has the worker ignore it."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, os.kill, os.getpid(), signal.SIGTERM)

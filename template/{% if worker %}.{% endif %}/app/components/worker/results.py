@@ -11,6 +11,7 @@ the next flush. Observers see a result before or after arq has written it to Red
 worker's event loop and are called with up to a thousand results at a time, so they must be quick.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -21,11 +22,11 @@ from arq.connections import ArqRedis
 from redis.asyncio.client import Pipeline
 
 from app.core.serializer import Result, deserialize, require_shape, serialize
-from app.services import dead_letters, history
+from app.services import dead_letters, history, workers
 
 Observer = Callable[[Sequence[Result], Pipeline], None]
 
-OBSERVERS: tuple[Observer, ...] = (dead_letters.record, history.remember)
+OBSERVERS: tuple[Observer, ...] = (dead_letters.record, history.remember, workers.count)
 
 # A larger result is not kept: the job has succeeded, and says how large its result was.
 MAX_RESULT_BYTES = 1_000_000
@@ -72,6 +73,34 @@ def decode(raw: bytes) -> dict[str, Any]:
     return job
 
 
+<<<<<<< HEAD
+=======
+def _require_shape(job: dict[str, Any]) -> None:
+    """Refuse what would end arq's worker later, with the same job each time it starts."""
+    for name, kind in {"f": str, "a": list, "k": dict, "et": int, "t": int | None}.items():
+        if not isinstance(job.get(name), kind):
+            raise ValueError(f"{name!r} of the job is of type {type(job.get(name)).__name__}")
+    if not all(isinstance(name, str) for name in job["k"]):
+        raise ValueError("an argument's name is not text")
+    if not (0 <= job["et"] < MAX_TIME_MS and 0 <= (job["t"] or 0) < MAX_JOB_TRY):
+        raise ValueError("a number of the job is out of range")
+
+
+async def flush_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
+    """Flush every `FLUSH_SECONDS`, and once more when the worker stops."""
+    while not stopping.is_set():
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await stopping.wait()
+        except TimeoutError:
+            pass
+        try:
+            await flush(redis)
+        except Exception as error:
+            log.warning("the recorder waits for Redis", error=str(error))
+
+
+>>>>>>> e3d085a (Let each worker report itself, and say what is wrong with Redis in its own words)
 async def flush(redis: ArqRedis) -> None:
     """Show the observers what is new, and send what they have to write.
 
