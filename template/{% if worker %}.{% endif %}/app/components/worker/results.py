@@ -73,19 +73,6 @@ def decode(raw: bytes) -> dict[str, Any]:
     return job
 
 
-<<<<<<< HEAD
-=======
-def _require_shape(job: dict[str, Any]) -> None:
-    """Refuse what would end arq's worker later, with the same job each time it starts."""
-    for name, kind in {"f": str, "a": list, "k": dict, "et": int, "t": int | None}.items():
-        if not isinstance(job.get(name), kind):
-            raise ValueError(f"{name!r} of the job is of type {type(job.get(name)).__name__}")
-    if not all(isinstance(name, str) for name in job["k"]):
-        raise ValueError("an argument's name is not text")
-    if not (0 <= job["et"] < MAX_TIME_MS and 0 <= (job["t"] or 0) < MAX_JOB_TRY):
-        raise ValueError("a number of the job is out of range")
-
-
 async def flush_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
     """Flush every `FLUSH_SECONDS`, and once more when the worker stops."""
     while not stopping.is_set():
@@ -100,7 +87,6 @@ async def flush_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
             log.warning("the recorder waits for Redis", error=str(error))
 
 
->>>>>>> e3d085a (Let each worker report itself, and say what is wrong with Redis in its own words)
 async def flush(redis: ArqRedis) -> None:
     """Show the observers what is new, and send what they have to write.
 
