@@ -132,6 +132,14 @@ def test_a_checkout_and_a_link_to_it_are_refused(tmp_path: Path, mark: str) -> N
             own_directory(path)
 
 
+def test_a_project_among_the_system_s_files_has_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.core.directories._PROJECT", Path("/usr/src/shop"))
+    assert own_directory(Path("/usr/src/shop/data/tmp")) == Path("/usr/src/shop/data/tmp")
+    for path in ("/usr/src", "/usr/src/other", "/usr/src/shop/app", "/usr/src/shop/.venv"):
+        with pytest.raises(ValueError, match=r"is inside|is or contains"):
+            own_directory(Path(path))
+
+
 def test_images_are_kept_out_of_the_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMP_DIR", "data")
     with pytest.raises(SystemExit, match="MEDIA_DIR is inside TEMP_DIR"):

@@ -95,6 +95,9 @@ def copy_image(
             try:
                 image.save(written, image_format, exif=exif, **OPTIONS.get(image_format, {}))
             except (OSError, ValueError) as error:
+                if str(error) == "encoding error 1":
+                    # What libwebp says when it gets no memory.
+                    raise MemoryError from None
                 reason = f"it cannot be written as {image_format} ({error})"
                 raise media_error(source, reason) from None
             size_bytes = written.seek(0, os.SEEK_END)

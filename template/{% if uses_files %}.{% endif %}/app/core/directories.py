@@ -8,9 +8,9 @@ _CODE = Path(__file__).resolve().parents[1]
 _PROJECT = _CODE.parent
 _PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "scripts")]
 
-# Neither these directories nor anything below them.
-_CLOSED = [*map(Path, ("/bin", "/boot", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr"))]
-_CLOSED += [_CODE, *map(Path, _PYTHON)]
+# Neither these directories nor anything below them, but for a project that stands there itself.
+_SYSTEM = [*map(Path, ("/bin", "/boot", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr"))]
+_INSTALLED = [_CODE, *map(Path, _PYTHON)]
 # Not these directories, since other programs use them too, but directories of one's own below.
 _SHARED = [*map(Path, ("/dev", "/home", "/opt", "/root", "/run", "/srv", "/var/lib", "/var/log"))]
 _SHARED += [*map(Path, ("/Applications", "/Library", "/System", "/Users", "/Volumes"))]
@@ -40,13 +40,14 @@ def own_directory(path: Path) -> Path:
 
 def _reason_against(directory: Path) -> str | None:
     here, home = Path.cwd(), Path(os.path.expanduser("~"))  # noqa: PTH111 (raises without a home)
-    for kept in (_PROJECT, here, home.resolve(), *_CLOSED, *_SHARED):
+    for kept in (_PROJECT, here, home.resolve(), *_SYSTEM, *_INSTALLED, *_SHARED):
         if kept.is_relative_to(directory):
             return f"is or contains {kept}"
-    for closed in _CLOSED:
+    inside_project = directory.is_relative_to(_PROJECT)
+    for closed in _INSTALLED if inside_project else _INSTALLED + _SYSTEM:
         if directory.is_relative_to(closed):
             return f"is inside {closed}"
-    if directory.is_relative_to(_PROJECT):
+    if inside_project:
         folder = directory.relative_to(_PROJECT).parts[0]
         if folder in _FOLDERS_OF_THE_PROJECT or folder.startswith("."):
             return f"is inside the project's {folder}"
