@@ -73,7 +73,7 @@ def run(
     *command: str | Path,
     cwd: Path,
     check: bool = True,
-    timeout: float = 300,
+    timeout: float = 900,
     stdin: str | None = None,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
@@ -223,8 +223,8 @@ def answers_at(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    """Ask again and again until `condition` holds.
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 180) -> None:
+    """Ask again and again until `condition` holds: the time is for what never does, not for what is slow.
 
     Raises:
         TimeoutError: It did not in time. The message is `what`.
