@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import harness
+from tests import harness, readme
 
 pytestmark = pytest.mark.xdist_group("installed-full")
 OWN = harness.ROOT / "README.md"
@@ -133,7 +133,8 @@ def test_links_and_paths_exist(rendered: Callable[[str], Path], name: str) -> No
         links_and_paths(page, project)
 
 
-@pytest.mark.parametrize("page", sorted(harness.ROOT.glob("*.md")), ids=lambda page: page.name)
+# The changelog names what there was.
+@pytest.mark.parametrize("page", [OWN, harness.ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_own_links_and_paths_exist(rendered: Callable[[str], Path], page: Path) -> None:
     links_and_paths(page, harness.ROOT, rendered("full"))
 
@@ -157,46 +158,13 @@ def test_commands_of_the_rendered_readme_work(installed: Callable[[str], Path], 
 # --- This repository's own README -------------------------------------------------------------------------
 
 
-def draw_tree(files: set[str], fewer: set[str]) -> str:
-    """Draw a tree of files, each marked if it is among the `fewer` of another render."""
-    lines, drawn = [f"{'default':<46}worker: false"], set()
-    for path in sorted(files):
-        parents = path.split("/")[:-1]
-        for depth in range(len(parents)):
-            directory = "/".join(parents[: depth + 1]) + "/"
-            if directory not in drawn:
-                drawn.add(directory)
-                mark = any(file.startswith(directory) for file in fewer)
-                lines.append(f"{'  ' * depth}{parents[depth]}/".ljust(52) + "x" * mark)
-        lines.append(f"{'  ' * len(parents)}{path.split('/')[-1]}".ljust(52) + "x" * (path in fewer))
-    return "\n".join(line.rstrip() for line in lines) + "\n"
-
-
 def test_the_trees_are_those_of_renders(rendered: Callable[[str], Path]) -> None:
-    default, fewer = (
-        {name for name in harness.tree(rendered(variant)) if not name.endswith("__init__.py")}
-        for variant in ("default", "no-worker")
-    )
-    assert fewer < default
-    assert code_blocks(OWN.read_text(), "text") == [draw_tree(default, fewer)]
+    tree = readme.draw_trees(rendered("default"), rendered("no-worker"))
+    assert code_blocks(OWN.read_text(), "text") == [tree], "run `python -m tests.readme`"
 
 
 def test_the_table_has_every_question() -> None:
-    rows = ["| question | default | |", "|---|---|---|"]
-    for name, question in harness.QUESTIONS.items():
-        # The questions for queues are alike: one row is for all, also for those to come.
-        if name.startswith("queue_"):
-            row = "| `queue_…` | see below | One for each queue: `run`, `commented`, `omit` |"
-            if row not in rows:
-                rows.append(row)
-            continue
-        default = str(question["default"]).lower() if question["type"] == "bool" else question["default"]
-        shown = "from the name" if "{" in default else f"`{default}`" if default else "none"
-        choices = question.get("choices", [])
-        values = choices.values() if isinstance(choices, dict) else choices
-        listed = ", ".join(f"`{value}`" for value in values)
-        rows.append(f"| `{name}` | {shown} | {question['help']}{' ' if listed else ''}{listed} |")
-    assert "\n".join(rows) in OWN.read_text()
+    assert readme.list_questions() in OWN.read_text(), "run `python -m tests.readme`"
 
 
 def test_commands_of_the_own_readme_work(template: Path, tmp_path: Path) -> None:
