@@ -5,7 +5,7 @@ import os
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,10 @@ async def running(queue: type[Any]) -> AsyncIterator[Worker]:
                 await asyncio.sleep(0.01)
         yield worker
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        while not task.done():
+            # Again, since `asyncio.wait_for` may swallow a cancellation before Python 3.12.
+            task.cancel()
+            await asyncio.wait([task], timeout=0.5)
         # A job that is cancelled while it starts or ends would leave half of its work undone.
         if jobs := list(worker.tasks.values()):
             await asyncio.wait(jobs, timeout=0.2)

@@ -33,7 +33,6 @@ from app.core.config import settings
 from app.core.redis import (
     PASSING_ERRORS,
     PATIENCE_SECONDS,
-    RESPONSE_SECONDS,
     Patience,
     SafePipeline,
     connection_pool,
@@ -68,13 +67,12 @@ class WorkerRedis(ArqRedis):
     def _make_pool(self) -> ConnectionPool:
         return connection_pool(
             self._server,
-            socket_timeout=RESPONSE_SECONDS,
             retry=Patience(PATIENCE_SECONDS),
             retry_on_error=list(PASSING_ERRORS),
         )
 
     def _make_connections(self) -> None:
-        self.transactions = Transactions(self._connection(socket_timeout=None))
+        self.transactions = Transactions(self._connection())
         self.claims = Claims(
             self.max_jobs,
             self._connection(protocol=3),

@@ -29,7 +29,7 @@ class Transactions:
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
-        """Take a connection without a read timeout that does not retry by itself."""
+        """Take a connection that does not retry by itself."""
         self._connection = connection
         self._patience = Patience(PATIENCE_SECONDS)
         self._waiting: list[Transaction] = []
@@ -80,18 +80,14 @@ class Transactions:
         batch = [transaction for transaction in batch if not transaction.replies.done()]
         data = b"".join(transaction.data for transaction in batch)
         refusal = None
-        loop = asyncio.get_running_loop()
-        # A timer for each reply would cost more than reading it.
-        async with asyncio.timeout(RESPONSE_SECONDS) as timeout:
-            await self._connection.send_packed_command(data)
-            for transaction in batch:
-                replies = [await self._read() for _ in range(transaction.reply_count)]
-                timeout.reschedule(loop.time() + RESPONSE_SECONDS)
-                # Redis executes none of the commands if it is too full for one of them.
-                if refusals := [reply for reply in replies if isinstance(reply, PASSING_ERRORS)]:
-                    refusal = refusals[0]
-                elif not transaction.replies.done():
-                    transaction.replies.set_result(replies)
+        await self._connection.send_packed_command(data)
+        for transaction in batch:
+            replies = [await self._read() for _ in range(transaction.reply_count)]
+            # Redis executes none of the commands if it is too full for one of them.
+            if refusals := [reply for reply in replies if isinstance(reply, PASSING_ERRORS)]:
+                refusal = refusals[0]
+            elif not transaction.replies.done():
+                transaction.replies.set_result(replies)
         if refusal:
             raise refusal
 
