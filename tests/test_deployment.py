@@ -1,0 +1,84 @@
+"""What `deploy/` holds, and that it runs the same services as Docker Compose does."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import harness
+
+ENGINES = ["kubernetes", "swarm"]
+SECRETS = {"API_KEY_FILE": "/run/secrets/api_key", "REDIS_PASSWORD_FILE": "/run/secrets/redis_password"}
+
+
+@pytest.fixture(scope="module")
+def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that renders a variant for some engines."""
+
+    def render(name: str, *engines: str) -> Path:
+        target = tmp_path_factory.mktemp("deployment") / "project"
+        return harness.render(template, target, harness.variant(name) | {"deployment": list(engines)})
+
+    return render
+
+
+@pytest.mark.parametrize("engines", [(), ("swarm",), ("kubernetes",), ("swarm", "kubernetes")])
+def test_only_what_was_asked_for_is_there(project: Callable[..., Path], engines: tuple[str, ...]) -> None:
+    folder = project("default", *engines) / "deploy"
+    found = [path.name for path in folder.iterdir()] if folder.exists() else []
+    assert sorted(found) == sorted(engines)
+
+
+def test_without_jobs_there_is_nothing_to_spread(project: Callable[..., Path]) -> None:
+    assert not (project("no-worker", *ENGINES) / "deploy").exists()
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the services of a file of Compose or Swarm."""
+    services: dict[str, Any] = yaml.safe_load(path.read_text())["services"]
+    return services
+
+
+@pytest.mark.parametrize("name", ["default", "full"])
+def test_the_stack_runs_what_compose_runs(project: Callable[..., Path], name: str) -> None:
+    target = project(name, "swarm")
+    compose = load(target / "docker-compose.yml")
+    stack = load(target / "deploy/swarm/docker-stack.yml")
+    assert stack.keys() == compose.keys() - {"dev"}
+    for service, one in stack.items():
+        other = compose[service]
+        assert one["read_only"], service
+        assert one["cap_drop"] == ["ALL"], service
+        assert one.get("cap_add") == other.get("cap_add"), service
+        assert one["deploy"]["resources"] == other["deploy"]["resources"], service
+        assert one.get("stop_grace_period") == other.get("stop_grace_period"), service
+        if service != "redis":
+            assert one.get("command") == other.get("command"), service
+            assert one["healthcheck"] == other["healthcheck"], service
+            assert one["environment"].items() >= SECRETS.items(), service
+            assert set(one["secrets"]) == {Path(path).name for path in SECRETS.values()}, service
+        if service.startswith("worker-"):
+            assert one["deploy"]["replicas"] >= 2, service
+            assert one["deploy"]["update_config"]["order"] == "start-first", service
+        # Only the web server can be reached from outside.
+        assert ("ports" in one) == (service == "webserver"), service
+
+
+def test_two_servers_never_write_to_one_volume(project: Callable[..., Path]) -> None:
+    deploy = load(project("full", "swarm") / "deploy/swarm/docker-stack.yml")["redis"]["deploy"]
+    assert deploy["replicas"] == 1
+    assert deploy["placement"]["constraints"] == ["node.labels.redis == true"]
+    assert {deploy[name]["order"] for name in ("update_config", "rollback_config")} == {"stop-first"}
+
+
+def test_a_commented_service_is_that_of_the_queue_once_it_runs(project: Callable[..., Path]) -> None:
+    commented, run = (
+        (project(name, "swarm") / "deploy/swarm/docker-stack.yml").read_text() for name in ("default", "full")
+    )
+    service = harness.CATALOGUE["media"]["service"]
+    (block,) = re.findall(rf"(?ms)^  # ({service}:$.*?)\n\n", commented)
+    uncommented = re.sub(r"(?m)^  # ", "  ", block)
+    assert f"\n  {uncommented}\n\n" in run
