@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from app.core.log import CONTROL_CHARACTERS
+from app.core.log import escape
 
 console = Console(highlight=False, markup=False, emoji=False)
 
@@ -89,4 +89,4 @@ def describe(event: dict[str, Any]) -> str:
     if job_id and job_id not in text:
         text = f"{job_id} {text}"
     others = (f"{name}={value}" for name, value in event.items() if name not in SHOWN and value)
-    return " ".join([text, *others]).translate(CONTROL_CHARACTERS)
+    return escape(" ".join([text, *others]))
