@@ -108,6 +108,13 @@ def test_the_health_commands_do(project: Path, redis_url: str) -> None:
         assert "no worker has reported" in done.stdout
 
 
+@pytest.mark.parametrize("title", ["Jobs", "Dead letters"])
+def test_the_commands_for_jobs_do(project: Path, redis_url: str, title: str) -> None:
+    (block,) = code_blocks(section(project, title, "operations"), "bash")
+    for command in block.splitlines():
+        harness.run(*command.split(), cwd=project, REDIS_URL=redis_url)
+
+
 def links_and_paths(page: Path, *roots: Path) -> None:
     """Follow every relative link of a page, and look for every path that it names.
 
