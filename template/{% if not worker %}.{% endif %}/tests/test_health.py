@@ -33,7 +33,7 @@ def test_a_full_disk_fails(full_disk: None) -> None:
 def test_the_command_passes() -> None:
     result = CliRunner().invoke(command, ["health", "status", "--detailed"])
     assert result.exit_code == 0
-    assert "free_bytes" in result.output
+    assert "GB free" in result.output
     result = CliRunner().invoke(command, ["health", "status", "--json"])
     assert json.loads(result.output)["status"] == "pass"
 
