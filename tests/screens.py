@@ -34,7 +34,7 @@ def capture(run: Callable[..., str], log: Callable[[], str]) -> dict[str, str]:
     dev_log = log()
     load_test = run("load-test", "run", "--type", "io_simulation", "--tasks", "200")
     # The recorder writes the letter and the history with its next flush.
-    harness.wait_until(lambda: "SimulatedError" in run("dead-letters", "list"), "no dead letter")
+    harness.wait_until(lambda: "Simulated" in run("dead-letters", "list"), "no dead letter")
     return {
         "make-dev": KEY.sub("key     " + "x" * 32, dev_log),
         "load-test-run": load_test,

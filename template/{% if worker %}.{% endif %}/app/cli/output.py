@@ -36,7 +36,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
     if not rows:
         typer.echo(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
         is_number = all(isinstance(row[at], int | float) for row in rows)
         width = max(len(clean(row[at])) for row in rows)
