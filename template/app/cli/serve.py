@@ -8,8 +8,17 @@ import structlog
 import typer
 import uvicorn
 
+from app.components.backend.protocol import DeadlineProtocol
 from app.core.config import find_unread_names, settings
 from app.core.log import configure_logging
+
+# A connection holds up to 64 KB of a body that has not been read. More clients get a 503.
+MAX_CONNECTIONS = 500
+# How long a connection may wait for its next request.
+KEEP_ALIVE_SECONDS = 5
+# How long running requests may take on SIGTERM.
+GRACE_SECONDS = 10
+MAX_HEAD_BYTES = 16_384
 
 
 def serve(
@@ -30,6 +39,11 @@ def serve(
         reload=reload,
         reload_dirs=["app"] if reload else None,
         log_config=None,
+        http=DeadlineProtocol,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 
 
