@@ -16,6 +16,10 @@ LOAD_TESTS = f"{NAME}:load-tests"
 # The stream of the jobs that ended lately, and the hash of how and when each cron job last ended.
 HISTORY = f"{NAME}:history"
 CRONS = f"{HISTORY}:crons"
+# The next run of each cron job, and the alerts that fire or did lately: see `services/crons.py` and
+# `services/alerts.py`.
+SCHEDULE = f"{NAME}:schedule"
+ALERTS = f"{NAME}:alerts"
 
 # Written where a check asks whether Redis takes writes.
 WRITE_CHECK = f"{NAME}:write-check"

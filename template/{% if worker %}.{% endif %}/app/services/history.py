@@ -31,6 +31,9 @@ MAX_BATCH_JOBS = 100
 MAX_ERROR_CHARS = 200
 BATCHES_PER_READ = 100
 
+# A cron job that runs every few seconds, and that only `CRONS` tells of.
+WATCH = "cron:watch_health"
+
 # The two resolutions: seconds per row, and how long a row is kept, in seconds.
 MINUTES = (60, 8 * 3600)
 TEN_MINUTES = (600, 3 * 24 * 3600)
@@ -75,11 +78,13 @@ class Row(BaseModel):
 
 def remember(results: Sequence[Result], pipe: Pipeline) -> None:
     """Add results to the history: an observer of the recorder."""
-    _count(results, pipe)
     for result in results:
         if result.data["f"].startswith("cron:"):
             state = state_of(result.data)
             pipe.hset(keys.CRONS, result.data["f"], f"{state} {result.data['ft']}")
+    # It would hide what else runs.
+    results = [result for result in results if result.data["f"] != WATCH]
+    _count(results, pipe)
     # The sender of a bulk job counts what has failed.
     kept = [result for result in results if not result.data["id"].startswith(keys.BULK_PREFIX)]
     if kept:
@@ -107,7 +112,7 @@ async def list_ended(
     found: list[JobSummary] = []
     last = "+"
     while len(found) < limit:
-        batches = await _or_empty(
+        batches = await or_empty(
             redis.xrevrange(keys.HISTORY, last, "-", count=BATCHES_PER_READ), []
         )
         found += [
@@ -125,7 +130,7 @@ async def list_ended(
 async def read_crons(redis: ArqRedis) -> dict[str, tuple[str, datetime]]:
     """Return how and when each cron job last ended, by arq's name for it, such as `cron:sweep`."""
     found: dict[str, tuple[str, datetime]] = {}
-    for name, text in (await _or_empty(redis.hgetall(keys.CRONS), {})).items():
+    for name, text in (await or_empty(redis.hgetall(keys.CRONS), {})).items():
         state, _, finished = text.decode(errors="replace").partition(" ")
         if finished.isdigit() and (time := to_time(int(finished))):
             found[name.decode(errors="replace")] = state, time
@@ -176,7 +181,8 @@ def state_of(data: dict[str, Any]) -> JobState:
     return "aborted" if isinstance(data["r"], asyncio.CancelledError) else "failed"
 
 
-async def _or_empty(reading: Any, empty: Any) -> Any:
+async def or_empty(reading: Any, empty: Any) -> Any:
+    """Return what a command reads, or `empty` if its key has another type."""
     try:
         return await reading
     except ResponseError as error:

@@ -66,13 +66,12 @@ async def check_queue(redis: ArqRedis, name: str, queue: WorkerQueue) -> QueueSt
     if errors := [reply for reply in replies if isinstance(reply, RedisError)]:
         return _unreadable(name, errors[0])
     due, deferred, oldest, reported = replies
-    async with redis.pipeline(transaction=False) as pipe:
-        for job_id, _ in oldest:
-            pipe.exists(in_progress_key_prefix.encode() + job_id)
-        for worker_name, _ in reported:
-            pipe.get(keys.worker(key, worker_name.decode(errors="replace")))
-        answers = await pipe.execute(raise_on_error=False)
-    in_progress = [answer == 1 for answer in answers[: len(oldest)]]
+    names = [
+        *(in_progress_key_prefix.encode() + job_id for job_id, _ in oldest),
+        *(keys.worker(key, worker_name.decode(errors="replace")) for worker_name, _ in reported),
+    ]
+    answers = await redis.mget(names) if names else []
+    in_progress = [answer is not None for answer in answers[: len(oldest)]]
     records = zip(answers[len(oldest) :], reported, strict=True)
     workers = [
         worker

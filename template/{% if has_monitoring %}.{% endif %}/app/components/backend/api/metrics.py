@@ -1,0 +1,46 @@
+"""Metrics over HTTP, in the text format of Prometheus."""
+
+import time
+from ipaddress import ip_address
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from redis.exceptions import RedisError
+
+from app.components.backend.security import HasKey
+from app.components.backend.state import Redis
+from app.components.worker.lookup import list_tasks
+from app.core import keys
+from app.core.config import WORKER_QUEUES, settings
+from app.core.memory import memory_share
+from app.services import metrics
+from app.services.queues import list_queues
+
+router = APIRouter(tags=["health"])
+
+for queue in WORKER_QUEUES:
+    metrics.begin_enqueueing(queue, list_tasks(queue))
+
+
+@router.get("/metrics", response_class=Response)
+async def get_metrics(request: Request, redis: Redis, has_key: HasKey) -> Response:
+    """Show the queues' state and what this process has enqueued, to `METRICS_NETWORKS`."""
+    if not (has_key or _is_near(request)):
+        detail = "Send the key as X-API-Key, or add this client's network to METRICS_NETWORKS."
+        raise HTTPException(403, detail)
+    now = time.time()
+    try:
+        queues = await list_queues(redis)
+        letters = await redis.zcard(keys.LETTERS_BY_TIME)
+        state = metrics.RedisCollector(queues, letters, await memory_share(redis), now)
+    except (RedisError, OSError):
+        state = metrics.RedisCollector(None, 0, 0, now)
+    return Response(metrics.write_web_metrics(state), media_type=CONTENT_TYPE_LATEST)
+
+
+def _is_near(request: Request) -> bool:
+    try:
+        address = ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return False
+    return any(address in network for network in settings.METRICS_NETWORKS)

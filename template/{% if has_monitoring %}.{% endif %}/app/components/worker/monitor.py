@@ -1,0 +1,115 @@
+"""What a worker shows of itself while it runs: its metrics, and jobs that are slow."""
+
+import asyncio
+import itertools
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+from arq import func
+from arq.connections import ArqRedis
+from prometheus_client import start_http_server
+from redis.exceptions import RedisError
+
+from app import NAME
+from app.components.worker import queues
+from app.core.config import WORKER_QUEUES, settings
+from app.services import metrics
+from app.services.crons import report_crons
+from app.services.queues import show_queue
+
+BEAT_SECONDS = 1
+# How often the next runs of cron jobs are written to Redis.
+BEATS_PER_REPORT = 5
+# A job that has run for this share of its timeout is warned of, once.
+SLOW_SHARE = 0.5
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class RunningJob:
+    """A job that runs, from its start in seconds of the epoch."""
+
+    start: float
+    timeout: float
+    names: dict[str, Any]
+    is_slow: bool = False
+
+
+_running: dict[asyncio.Task[Any], RunningJob] = {}
+_timeouts: dict[str, float] = {}
+
+
+def note_start(ctx: dict[str, Any], names: dict[str, Any]) -> None:
+    """Note that the job of the current asyncio task starts, by the names of its log context."""
+    task, now = asyncio.current_task(), time.time()
+    if task:
+        timeout = _timeouts.get(names["task"], 300)
+        _running[task] = RunningJob(now, timeout, names)
+        # arq's task of a job ends with the job.
+        task.add_done_callback(_running.pop)
+    metrics.count_start(names["queue"], names["task"], now - ctx["score"] / 1000)
+
+
+async def monitor_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
+    """Serve the metrics of this worker, and look at its jobs, until it stops."""
+    queue = show_queue(redis.default_queue_name)
+    _begin(queue)
+    server = _serve()
+    beats = itertools.count()
+    while not stopping.is_set():
+        now = time.time()
+        metrics.beat(queue, [job.start for job in _running.values()], now)
+        for job in _running.values():
+            if not job.is_slow and now - job.start > job.timeout * SLOW_SHARE:
+                job.is_slow = True
+                log.warning(
+                    "slow job", seconds=round(now - job.start), timeout=job.timeout, **job.names
+                )
+        if next(beats) % BEATS_PER_REPORT == 0 and queue in WORKER_QUEUES:
+            try:
+                await report_crons(redis, queues.settings(queue).cron_jobs)
+            except (RedisError, OSError) as error:
+                log.warning("the schedule cannot be written", error=str(error))
+        try:
+            async with asyncio.timeout(BEAT_SECONDS):
+                await stopping.wait()
+        except TimeoutError:
+            pass
+    if server:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+
+
+def _begin(queue: str) -> None:
+    """Show the worker's own series from the start, and learn the timeouts of its tasks."""
+    tasks, crons = [], []
+    if queue in WORKER_QUEUES:
+        worker, timeout = queues.settings(queue), WORKER_QUEUES[queue]["timeout_seconds"]
+        functions = [func(function) for function in worker.functions]
+        _timeouts.update({task.name: task.timeout_s or timeout for task in functions})
+        _timeouts.update({cron.name: cron.timeout_s or timeout for cron in worker.cron_jobs})
+        tasks = [function.name for function in functions]
+        crons = [cron.name for cron in worker.cron_jobs]
+    metrics.begin_working(queue, version(NAME), tasks, crons)
+
+
+def _serve() -> Any:
+    if not settings.WORKER_METRICS_PORT:
+        return None
+    try:
+        # It runs in a thread, so it also responds while a task blocks the event loop.
+        server, _ = start_http_server(
+            settings.WORKER_METRICS_PORT, settings.HOST, registry=metrics.WORKER
+        )
+    except OSError as error:
+        log.error(
+            "The worker runs without metrics: give it a free WORKER_METRICS_PORT.",
+            port=settings.WORKER_METRICS_PORT,
+            error=str(error),
+        )
+        return None
+    return server

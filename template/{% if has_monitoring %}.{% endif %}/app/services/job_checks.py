@@ -1,0 +1,49 @@
+"""Checks of how the jobs fare: failures, dead letters and cron jobs that do not run."""
+
+import time
+
+from arq.connections import ArqRedis
+
+from app.core import keys
+from app.core.config import WORKER_QUEUES, settings
+from app.services import crons, history
+from app.services.checks import Check
+
+# What the shares of failures and the new letters are counted over.
+WINDOW_MINUTES = 10
+# Of fewer jobs than this, a share says little.
+MIN_ENDED_JOBS = 20
+
+
+async def check_jobs(redis: ArqRedis) -> dict[str, Check]:
+    """Look at the failures of each queue, the dead letters and the cron jobs."""
+    rows = await history.read_rows(redis, list(WORKER_QUEUES), rows=WINDOW_MINUTES)
+    checks = {f"failures:{queue}": _check_failures(rows[queue], queue) for queue in WORKER_QUEUES}
+    since = time.time() - WINDOW_MINUTES * 60
+    new = await redis.zcount(keys.LETTERS_BY_TIME, since * 1000, "+inf")
+    checks["dead-letters"] = Check()
+    if new >= settings.MAX_NEW_LETTERS:
+        checks["dead-letters"] = Check(
+            status="warn",
+            output=f"{new} new dead letters in {WINDOW_MINUTES} minutes; look at their errors, "
+            "then requeue or purge them",
+        )
+    checks["crons"] = Check()
+    if missed := await crons.find_missed(redis):
+        names = ", ".join(f"{run.name} of {run.due:%H:%M:%S} UTC" for run in missed[:5])
+        checks["crons"] = Check(
+            status="warn",
+            output=f"not run: {names}; start more workers, or end what fills the queue",
+        )
+    return checks
+
+
+def _check_failures(rows: list[history.Row], queue: str) -> Check:
+    failed, ended = sum(row.failed for row in rows), sum(row.ended for row in rows)
+    if ended < MIN_ENDED_JOBS or failed < settings.MAX_FAILURE_SHARE * ended:
+        return Check()
+    return Check(
+        status="fail",
+        output=f"{failed} of {ended} jobs of {queue} failed in {WINDOW_MINUTES} minutes; "
+        "look at the errors of its dead letters",
+    )

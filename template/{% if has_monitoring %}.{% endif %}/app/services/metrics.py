@@ -1,0 +1,199 @@
+"""Prometheus metrics: what each process counts, and the state of Redis at the time of a scrape.
+
+A label is a queue, a task that it lists or `unknown`, a cron job or an outcome, and never an id,
+so the number of series is bounded. Each series is there from the start, with 0.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.asyncio.client import Pipeline
+
+from app.core.serializer import Result
+from app.services import history
+from app.services.queues import QueueStatus, show_queue
+
+OUTCOMES = ("succeeded", "failed", "retried", "aborted", "expired")
+UNKNOWN = "unknown"
+# The upper ends of the buckets, in seconds: those of the history.
+SECONDS = [end / 1000 for end in history.BUCKETS]
+
+# The time at which each series was made doubles their number, and nothing asks for it.
+disable_created_metrics()
+
+# What a worker shows, and what the web process shows beside the state of Redis.
+WORKER = CollectorRegistry()
+WEB = CollectorRegistry()
+
+JOBS = Counter(
+    "arq_jobs",
+    "Jobs by how they ended, and their retries",
+    ["queue", "task", "outcome"],
+    registry=WORKER,
+)
+DURATION = Histogram(
+    "arq_job_duration_seconds",
+    "How long the last try of a job ran",
+    ["queue", "task"],
+    registry=WORKER,
+    buckets=SECONDS,
+)
+WAIT = Histogram(
+    "arq_job_wait_seconds",
+    "How long a job waited from when it was due",
+    ["queue", "task"],
+    registry=WORKER,
+    buckets=SECONDS,
+)
+IN_PROGRESS = Gauge("arq_jobs_in_progress", "Running jobs", ["queue"], registry=WORKER)
+LONGEST = Gauge(
+    "arq_longest_running_job_start_timestamp_seconds",
+    "When the running job that began first did so, or 0",
+    ["queue"],
+    registry=WORKER,
+)
+INFO = Gauge("arq_worker_info", "1 for each worker", ["queue", "version"], registry=WORKER)
+HEARTBEAT = Gauge(
+    "arq_worker_heartbeat_timestamp_seconds",
+    "When the event loop of the worker last ran",
+    ["queue"],
+    registry=WORKER,
+)
+CRON = Gauge(
+    "arq_cron_last_success_timestamp_seconds",
+    "When this worker last ran a cron job with success, or 0",
+    ["cron"],
+    registry=WORKER,
+)
+ENQUEUED = Counter(
+    "arq_jobs_enqueued", "Jobs that this process enqueued", ["queue", "task"], registry=WEB
+)
+# Tasks enqueue jobs too.
+WORKER.register(ENQUEUED)
+
+# The tasks of each queue by arq's names.
+_tasks: dict[str, Collection[str]] = {}
+
+
+def count(results: Sequence[Result], _: Pipeline) -> None:
+    """Observe results: count them, and how long each ran."""
+    tally: Tally[tuple[str, str, str]] = Tally()
+    for data, _raw in results:
+        queue, outcome = show_queue(data["q"]), _outcome(data)
+        task = _known(queue, data["f"])
+        tally[queue, task, outcome] += 1
+        tally[queue, task, "retried"] += data["t"] - 1
+        DURATION.labels(queue, task).observe((data["ft"] - data["st"]) / 1000)
+        if outcome == "succeeded" and data["f"].startswith("cron:"):
+            CRON.labels(task).set(data["ft"] / 1000)
+    for labels, number in tally.items():
+        JOBS.labels(*labels).inc(number)
+
+
+def count_start(queue: str, task: str, wait_seconds: float) -> None:
+    """Count how long a job waited that starts now."""
+    WAIT.labels(queue, _known(queue, task)).observe(max(wait_seconds, 0))
+
+
+def count_enqueued(queue: str, task: str) -> None:
+    """Count a job that was enqueued, by the name of its queue in `WORKER_QUEUES`."""
+    ENQUEUED.labels(queue, _known(queue, task)).inc()
+
+
+def begin_enqueueing(queue: str, tasks: Collection[str]) -> None:
+    """Show zeros for the jobs that this process can enqueue."""
+    _tasks.setdefault(queue, tasks)
+    for task in (*tasks, UNKNOWN):
+        ENQUEUED.labels(queue, task)
+
+
+def begin_working(queue: str, version: str, tasks: Collection[str], crons: Collection[str]) -> None:
+    """Show zeros for all that a worker counts.
+
+    Args:
+        queue: The name of its queue.
+        version: The version of the project.
+        tasks: arq's names of its tasks.
+        crons: arq's names of its cron jobs.
+    """
+    _tasks[queue] = {*tasks, *crons}
+    INFO.labels(queue, version).set(1)
+    begin_enqueueing(queue, tasks)
+    for task in (*tasks, *crons, UNKNOWN):
+        for outcome in OUTCOMES:
+            JOBS.labels(queue, task, outcome)
+        DURATION.labels(queue, task)
+        WAIT.labels(queue, task)
+    for cron in crons:
+        CRON.labels(cron)
+
+
+def beat(queue: str, starts: Iterable[float], now: float) -> None:
+    """Show that the event loop runs, and when each running job began, in seconds of the epoch."""
+    running = list(starts)
+    HEARTBEAT.labels(queue).set(now)
+    IN_PROGRESS.labels(queue).set(len(running))
+    LONGEST.labels(queue).set(min(running, default=0))
+
+
+class RedisCollector(Collector):
+    """The state of Redis as it was read for one scrape, or None if Redis did not respond."""
+
+    def __init__(
+        self, queues: Sequence[QueueStatus] | None, letters: int, memory_ratio: float, now: float
+    ) -> None:
+        """Take what was read; `memory_ratio` is the used share of maxmemory, 0 without a limit."""
+        self.queues, self.letters = queues, letters
+        self.memory_ratio, self.now = memory_ratio, now
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        yield GaugeMetricFamily("arq_redis_up", "Whether Redis responds", self.queues is not None)
+        if self.queues is None:
+            return
+        jobs = GaugeMetricFamily("arq_queue_jobs", "Jobs of a queue", labels=["queue", "state"])
+        oldest = GaugeMetricFamily(
+            "arq_queue_oldest_ready_timestamp_seconds",
+            "Since when the oldest ready job has been due, or now",
+            labels=["queue"],
+        )
+        workers = GaugeMetricFamily("arq_workers", "Workers that report", labels=["queue"])
+        for queue in self.queues:
+            for state in ("ready", "running", "deferred"):
+                jobs.add_metric([queue.name, state], getattr(queue, state))
+            oldest.add_metric([queue.name], self.now - queue.oldest_wait_seconds)
+            workers.add_metric([queue.name], len(queue.workers))
+        yield from (jobs, oldest, workers)
+        yield GaugeMetricFamily("arq_dead_letters", "Dead letters", self.letters)
+        yield GaugeMetricFamily(
+            "arq_redis_memory_ratio", "The used share of maxmemory", self.memory_ratio
+        )
+
+
+def write_web_metrics(state: RedisCollector) -> bytes:
+    """Return the text of `/metrics`."""
+    registry = CollectorRegistry()
+    registry.register(state)
+    return generate_latest(registry) + generate_latest(WEB)
+
+
+def _known(queue: str, task: str) -> str:
+    return task if task in _tasks.get(queue, ()) else UNKNOWN
+
+
+def _outcome(data: dict[str, Any]) -> str:
+    # arq's words for a job whose bytes had expired; it does not know the task then.
+    if data["f"] == "<unknown>" and str(data["r"]) == "job expired":
+        return "expired"
+    return history.state_of(data)
