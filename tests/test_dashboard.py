@@ -137,7 +137,7 @@ def test_letters_are_requeued_by_group(site: Site, open_page: Callable[..., Page
         wait_for_text(page, "MediaError")
     page.get_by_role("link", name="Dead letters").click()
     wait_for_text(page, "describe_media")
-    page.get_by_label("Error").fill("MediaError")
+    page.get_by_role("textbox", name="Error").fill("MediaError")
     page.get_by_role("button", name="Filter").click()
     assert "error=MediaError" in page.url
     page.locator("#groups").get_by_role("button", name="Requeue").click()
@@ -145,12 +145,13 @@ def test_letters_are_requeued_by_group(site: Site, open_page: Callable[..., Page
     wait_for_text(page, "2 jobs are queued again.")
     # They fail again.
     wait_for_text(page, "describe_media")
-    page.go_back()
     page.get_by_role("link", name="Jobs", exact=True).click()
     page.get_by_label("State").select_option("failed")
     page.get_by_role("button", name="Filter").click()
     assert "state=failed" in page.url
     wait_for_text(page, "describe_media")
+    page.go_back()
+    assert page.get_by_label("State").input_value() == ""
 
 
 def test_signing_out_closes_the_pages(site: Site, open_page: Callable[..., Page]) -> None:

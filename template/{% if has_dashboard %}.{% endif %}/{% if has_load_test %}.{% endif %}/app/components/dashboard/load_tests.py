@@ -2,6 +2,7 @@
 
 import leather
 from arq.connections import ArqRedis
+from arq.utils import timestamp_ms
 from markupsafe import Markup
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -74,7 +75,8 @@ async def _read(request: Request, run_id: str) -> tuple[LoadTestRun, LoadTestRep
         run = await load_test.load_run(redis, run_id)
     except RunNotFoundError as error:
         raise HTTPException(404, f"{error}.") from None
-    queued = await redis.zcard(run.queue_name)
+    # Without the run's last step, which is deferred to its deadline.
+    queued = await redis.zcount(run.queue_name, "-inf", timestamp_ms())
     # Reading every result costs more than a look at the queue.
     has_ended = run.is_over or (run.sent == run.test.tasks and not queued)
     report = run.report or (await load_test.read_report(redis, run) if has_ended else None)
