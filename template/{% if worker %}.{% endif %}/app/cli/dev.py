@@ -6,7 +6,6 @@ workers that still write to it, and leave the processes running when the termina
 
 import asyncio
 import importlib.util
-import ipaddress
 import os
 import re
 import secrets
@@ -27,6 +26,7 @@ from app.core.config import WORKER_QUEUES, settings
 from app.core.redis import create_client, describe_server
 from app.services.health import check_health
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STOP_SECONDS = 5
 READY_SECONDS = 30
 POLL_SECONDS = 0.1
@@ -52,17 +52,10 @@ def dev() -> None:
         # With the commands of this environment, whether it is activated or not.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
-    if settings.API_KEY is None and settings.ENVIRONMENT == "development" and is_loopback():
+    is_safe = settings.ENVIRONMENT == "development" and settings.HOST in LOOPBACK
+    if is_safe and settings.API_KEY is None:
         environment["API_KEY"] = secrets.token_urlsafe(24)
     raise SystemExit(asyncio.run(run(read_procfile(), environment, start_guard())))
-
-
-def is_loopback() -> bool:
-    """Return whether only this machine reaches the web server."""
-    try:
-        return ipaddress.ip_address(settings.HOST).is_loopback
-    except ValueError:
-        return settings.HOST == "localhost"
 
 
 def read_procfile() -> dict[str, str]:
