@@ -6,8 +6,8 @@ It reads the key that `arq --check` reads, and exits with 0 or 1 as that does. A
 runs it several times a minute, so it imports neither the tasks nor a Redis client, which cost ten
 times as much processor time as the rest.
 
-`--live` also exits with 0 while Redis cannot be reached. It is for engines that restart what fails:
-workers wait for Redis themselves, and a restart would not bring it back.
+`--live` fails only where Redis says that no worker has reported. It is for engines that restart
+what fails: workers wait for Redis themselves, and a restart would not bring it back.
 """
 
 import os
@@ -34,12 +34,11 @@ def main(arguments: list[str]) -> int:
     queue_name = name if ":" in name else f"arq:queue:{name}"
     try:
         report = read_report(keys.sentinel(queue_name))
-    except OSError as error:
-        sys.stderr.write(f"Redis does not answer ({error}): start it, or correct REDIS_URL.\n")
+    except (OSError, ValueError) as error:
+        is_away = isinstance(error, OSError)
+        line = f"Redis does not answer ({error}): start it, or correct REDIS_URL."
+        sys.stderr.write(f"{line if is_away else error}\n")
         return 0 if is_live else 1
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
     if report is None:
         sys.stderr.write(f"{name}: no worker on this host has reported lately.\n")
         return 1
