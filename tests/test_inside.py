@@ -45,3 +45,20 @@ def test_suites_are_clean(project: Path) -> None:
     harness.run(".venv/bin/ruff", "check", "tests/inside", cwd=project)
     harness.run(".venv/bin/ruff", "format", "--check", "tests/inside", cwd=project)
     harness.run(".venv/bin/mypy", cwd=project)
+
+
+# What depends on how a worker reads and ends its jobs.
+WITHOUT_CLIENT = ("tests/test_queues.py", *(f"tests/inside/test_{name}.py" for name in ("recorder", "hooks")))
+
+
+def test_one_line_turns_the_client_off(project: Path) -> None:
+    """With `redis_settings` alone a worker runs on arq's own client, and everything else is the same."""
+    queues = sorted(project.glob("app/components/worker/queues/[a-z]*.py"))
+    try:
+        for path in queues:
+            text, lines = re.subn(r"(?m)^    redis_pool = .*\n", "", path.read_text())
+            assert lines == 1, path
+            path.write_text(text)
+        harness.run("uv", "run", "--no-sync", "pytest", "-q", *WITHOUT_CLIENT, cwd=project)
+    finally:
+        harness.git("checkout", "--quiet", "--", *map(str, queues), cwd=project)
