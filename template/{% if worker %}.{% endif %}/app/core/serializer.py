@@ -3,6 +3,7 @@
 import asyncio
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import is_dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -35,6 +36,14 @@ MAX_TIME_MS = 253_402_300_800_000
 MAX_JOB_TRY = 1_000_000
 
 
+# What the jobs that are enqueued now carry beside their arguments, and what the job that runs now
+# carries: the id of the request that enqueued it, and its place in a trace. arq ignores the field.
+CONTEXT = "c"
+CONTEXT_NAMES = ("request_id", "traceparent")
+MAX_CONTEXT_CHARS = 64
+carried: ContextVar[dict[str, str] | None] = ContextVar("carried", default=None)
+
+
 class Result(NamedTuple):
     """A result as a worker's arq writes it: the fields of `arq.jobs.serialize_result`, encoded."""
 
@@ -60,6 +69,8 @@ def serialize(data: dict[str, Any]) -> bytes:
         TypeError: A value has another type, or is an integer of more than 64 bits.
         ValueError: The value is nested too deeply.
     """
+    if context := carried.get():
+        data.setdefault(CONTEXT, context)
     if "a" in data:
         data = {**data, "a": list(data["a"])}
     try:
@@ -99,6 +110,17 @@ def message_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "its message cannot be shown"
+
+
+def context_of(data: dict[str, Any]) -> dict[str, str]:
+    """Return what a job or a result carries; another program may have written anything there."""
+    context = data.get(CONTEXT)
+    found = {name: context.get(name) for name in CONTEXT_NAMES} if isinstance(context, dict) else {}
+    return {
+        name: text
+        for name, text in found.items()
+        if isinstance(text, str) and len(text) <= MAX_CONTEXT_CHARS
+    }
 
 
 def require_shape(job: dict[str, Any]) -> None:

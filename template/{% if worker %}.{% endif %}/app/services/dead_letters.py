@@ -20,7 +20,7 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES
 from app.core.memory import require_memory
 from app.core.scripts import queue_script, run_script
-from app.core.serializer import Result, deserialize, require_shape, serialize
+from app.core.serializer import CONTEXT, Result, context_of, deserialize, require_shape, serialize
 from app.services.jobs import (
     UNKNOWN_TASK,
     UNREADABLE,
@@ -233,7 +233,11 @@ def _to_job(raw: bytes, now: int, check_job: CheckJob) -> tuple[str, bytes]:
         message = "its task and arguments are lost: it had expired or was unreadable"
         raise InvalidJobError("task", message)
     check_job(queue, task, args, kwargs)
-    return queue, serialize_job(task, args, kwargs, None, now, serializer=serialize)
+
+    def serialize_with_context(job: dict[str, Any]) -> bytes:
+        return serialize({**job, CONTEXT: context_of(data)})
+
+    return queue, serialize_job(task, args, kwargs, None, now, serializer=serialize_with_context)
 
 
 async def _select(redis: ArqRedis, selection: Filter) -> AsyncIterator[list[tuple[bytes, bytes]]]:

@@ -19,7 +19,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
 
 from app.core import keys
-from app.core.serializer import Result, message_of
+from app.core.serializer import Result, context_of, message_of
 from app.services.jobs import JobState, to_time
 from app.services.queues import show_queue
 
@@ -55,6 +55,7 @@ class JobSummary(BaseModel):
     started: datetime | None = None
     finished: datetime | None = None
     error: str | None = None
+    request_id: str | None = None
 
 
 BATCH = TypeAdapter(list[JobSummary])
@@ -225,6 +226,7 @@ def _summarize(data: dict[str, Any]) -> JobSummary:
         started=to_time(data["st"]),
         finished=to_time(data["ft"]),
         error=None if state == "succeeded" else _describe(data["r"])[:MAX_ERROR_CHARS],
+        request_id=context_of(data).get("request_id"),
     )
 
 

@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from app.core import keys
 from app.core.config import WORKER_QUEUES
 from app.core.scripts import run_script
-from app.core.serializer import deserialize
+from app.core.serializer import context_of, deserialize
 from app.services.queues import show_queue
 
 JobState = Literal["queued", "deferred", "running", "retrying", "succeeded", "failed", "aborted"]
@@ -69,6 +69,8 @@ class Job(BaseModel):
     result: Any = None
     error: str | None = None
     traceback: str | None = None
+    # Of the request that enqueued it.
+    request_id: str | None = None
 
 
 class JobError(Exception):
@@ -226,6 +228,7 @@ def _add_payload(job: Job, data: dict[str, Any]) -> None:
     job.args = [to_json(value) for value in data["a"]]
     job.kwargs = {str(name): to_json(value) for name, value in data["k"].items()}
     job.enqueued = to_time(data["et"])
+    job.request_id = context_of(data).get("request_id")
 
 
 def to_time(milliseconds: float) -> datetime | None:

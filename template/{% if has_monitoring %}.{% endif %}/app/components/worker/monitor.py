@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from app import NAME
 from app.components.worker import queues
+from app.components.worker.tracing import trace_run
 from app.core.config import WORKER_QUEUES, settings
 from app.services import metrics
 from app.services.crons import report_crons
@@ -51,6 +52,8 @@ def note_start(ctx: dict[str, Any], names: dict[str, Any]) -> None:
         _running[task] = RunningJob(now, timeout, names)
         # arq's task of a job ends with the job.
         task.add_done_callback(_running.pop)
+        if span := trace_run(names):
+            task.add_done_callback(lambda _: span.end())
     metrics.count_start(names["queue"], names["task"], now - ctx["score"] / 1000)
 
 

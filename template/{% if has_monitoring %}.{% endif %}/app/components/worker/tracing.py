@@ -1,0 +1,71 @@
+"""Traces: a span for sending a job and one for each of its runs, in the trace of its request.
+
+Only OpenTelemetry's API is used: without a provider, nothing happens. Names and attributes are
+those of its conventions for messaging, in which a queue is a destination and a job is a message.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import context, propagate, trace
+from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, StatusCode
+
+from app.core.serializer import carried
+
+tracer = trace.get_tracer(__name__)
+
+
+@contextmanager
+def trace_sending(queue: str, task: str, job_id: str) -> Iterator[None]:
+    """Let the job that is enqueued within carry the place of its sending in the trace."""
+    if not _is_on():
+        yield
+        return
+    with _start("send", queue, task, job_id, SpanKind.PRODUCER) as span:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier, trace.set_span_in_context(span))
+        token = carried.set({**(carried.get() or {}), "traceparent": carrier["traceparent"]})
+        try:
+            with trace.use_span(span, record_exception=False):
+                yield
+        finally:
+            carried.reset(token)
+
+
+def trace_run(names: dict[str, Any]) -> Span | None:
+    """Begin the span of a run in the current asyncio task, which is one of arq's; end it there."""
+    if not _is_on():
+        return None
+    parent = propagate.extract(carried.get() or {})
+    labels = names["queue"], names["task"], names["job_id"]
+    span = _start("process", *labels, SpanKind.CONSUMER, parent)
+    span.set_attribute("arq.job_try", names["job_try"])
+    context.attach(trace.set_span_in_context(span, parent))
+    return span
+
+
+def trace_result(data: dict[str, Any]) -> None:
+    """Note in the span of the current run how its job has ended."""
+    span = trace.get_current_span()
+    if not data["s"] and span.is_recording():
+        span.set_attribute("error.type", type(data["r"]).__name__)
+        span.set_status(Status(StatusCode.ERROR, str(data["r"])[:200]))
+
+
+def _start(
+    verb: str, queue: str, task: str, job_id: str, kind: SpanKind, parent: Any = None
+) -> Span:
+    attributes = {
+        "messaging.system": "arq",
+        "messaging.destination.name": queue,
+        "messaging.operation.name": verb,
+        "messaging.operation.type": verb,
+        "messaging.message.id": job_id,
+        "arq.task": task,
+    }
+    return tracer.start_span(f"{verb} {queue}", parent, kind, attributes)
+
+
+def _is_on() -> bool:
+    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
