@@ -1,7 +1,7 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
 
-.PHONY: help test faults demo check bench bench-render
+.PHONY: help test faults demo check faults bench bench-scale bench-render
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -20,8 +20,14 @@ check: $(UV) ## lint this repository and check its types
 	$(UV) run ruff format --check
 	$(UV) run mypy
 
+faults: $(UV) ## kill, cut, fill and hang real servers and workers; FAULTS=full for the full counts
+	$(UV) run python -m tests.faults
+
 bench: $(UV) ## measure the default project beside bare arq, SAQ and taskiq
 	$(UV) run python -m bench
+
+bench-scale: $(UV) ## measure 1, 2, 4 and 6 workers of one queue, each with a fifth of a core
+	$(UV) run python -m bench --only scale
 
 bench-render: $(UV) ## time a render beside that of an empty template, and an update
 	$(UV) run python -m tests.bench_render

@@ -14,9 +14,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,14 @@ REPORT = LOGS / "report.json"
 ROOT = str(harness.ROOT)
 BIN = PROJECT / ".venv/bin"
 ROUNDS = 5
+STOCK = ("bench.arq_workers.Bare", "bench.arq_workers.Defaults")
 SIZES = (1_000, 10_000, 100_000)
 LOAD_TEST = "app.components.worker.queues.load_test.WorkerSettings"
+
+
+# What a run of jobs gives, and its units.
+Run = dict[str, float]
+UNITS = {"rate": "jobs/s", "worker": "s/1,000 worker", "server": "s/1,000 server"}
 
 
 @dataclass
@@ -77,6 +84,7 @@ class Bench:
             LOG_FORMAT="json",
             LOG_LEVEL=level,
             PYTHONPATH=ROOT,
+            BENCH_STOCK="1" if command[-1] in STOCK else "",
             BENCH_TASKS=str(self.tasks),
             BENCH_FILE=str(RATE),
         )
@@ -93,19 +101,11 @@ class Bench:
 
 def measure_io(bench: Bench) -> list[Figure]:
     """`io_simulation`: the project's worker, arq with its settings, and arq with its defaults."""
-
-    def run(settings: str, job_format: str) -> float:
-        bench.project("fill", job_format, "io_simulation_task", bench.tasks)
-        with ExitStack() as stack:
-            bench.worker(stack, settings)
-            return float(bench.project("rate", job_format, bench.tasks))
-
     return take_turns(
-        "jobs/s",
         {
-            "the load_test worker": lambda: run(LOAD_TEST, "msgpack"),
-            "bare arq, same settings": lambda: run("bench.arq_workers.Bare", "pickle"),
-            "bare arq, max_jobs=50": lambda: run("bench.arq_workers.Defaults", "pickle"),
+            "the load_test worker": lambda: run_arq(bench, "Project", "msgpack", "INFO", "io"),
+            "bare arq, same settings": lambda: run_arq(bench, "Bare", "pickle", "INFO", "io"),
+            "bare arq, max_jobs=50": lambda: run_arq(bench, "Defaults", "pickle", "INFO", "io"),
         },
     )
 
@@ -113,7 +113,6 @@ def measure_io(bench: Bench) -> list[Figure]:
 def measure_noop(bench: Bench) -> list[Figure]:
     """A no-op, logged at INFO: two lines a job from arq, and one from SAQ and taskiq."""
     return take_turns(
-        "jobs/s",
         {
             "the load_test worker": lambda: run_arq(bench, "Project", "msgpack", "INFO"),
             "bare arq, same settings": lambda: run_arq(bench, "Bare", "pickle", "INFO"),
@@ -126,7 +125,6 @@ def measure_noop(bench: Bench) -> list[Figure]:
 def measure_quiet(bench: Bench) -> list[Figure]:
     """A no-op, logged at WARNING: no line a job, which is SAQ's default."""
     return take_turns(
-        "jobs/s",
         {
             "the load_test worker": lambda: run_arq(bench, "Project", "msgpack", "WARNING"),
             "SAQ": lambda: run_saq(bench),
@@ -137,7 +135,8 @@ def measure_quiet(bench: Bench) -> list[Figure]:
 
 def measure_requests(bench: Bench) -> list[Figure]:
     """What a no-op makes each library ask of the server: most of what remains between them."""
-    contenders: dict[str, Callable[[], float]] = {
+    contenders: dict[str, Callable[[], object]] = {
+        "the load_test worker": lambda: run_arq(bench, "Project", "msgpack", "WARNING"),
         "arq": lambda: run_arq(bench, "Bare", "pickle", "WARNING"),
         "SAQ": lambda: run_saq(bench),
         "taskiq": lambda: run_taskiq(bench, "WARNING"),
@@ -145,28 +144,30 @@ def measure_requests(bench: Bench) -> list[Figure]:
     figures = []
     for name, run in contenders.items():
         run()
-        for unit, count in bench.project("served").items():
+        served = bench.project("served")
+        for unit in ("commands", "requests"):
+            count = served[unit]
             figures.append(Figure(name, f"{unit} a job", [count / bench.tasks]))
     return figures
 
 
-def run_arq(bench: Bench, settings: str, job_format: str, level: str) -> float:
-    """Return the rate of a class of `bench.arq_workers`."""
-    bench.project("fill", job_format, "noop", bench.tasks)
-    return run_noop(bench, BIN / "python", "-m", "arq", f"bench.arq_workers.{settings}", level=level)
+def run_arq(bench: Bench, settings: str, job_format: str, level: str, task: str = "noop") -> Run:
+    """Run jobs with a class of `bench.arq_workers`."""
+    bench.project("fill", job_format, task, bench.tasks)
+    return run_jobs(bench, BIN / "python", "-m", "arq", f"bench.arq_workers.{settings}", level=level)
 
 
-def run_saq(bench: Bench, *options: str) -> float:
-    """Return SAQ's rate."""
+def run_saq(bench: Bench, *options: str) -> Run:
+    """Run no-ops with SAQ."""
     fill_peer(bench, "saq")
-    return run_noop(bench, PEERS["saq"] / "bin/saq", *options, "bench.saq_noop.settings")
+    return run_jobs(bench, PEERS["saq"] / "bin/saq", *options, "bench.saq_noop.settings")
 
 
-def run_taskiq(bench: Bench, level: str) -> float:
-    """Return taskiq's rate."""
+def run_taskiq(bench: Bench, level: str) -> Run:
+    """Run no-ops with taskiq."""
     fill_peer(bench, "taskiq")
     options = f"--workers 1 --max-async-tasks 50 --log-level {level}".split()
-    return run_noop(bench, PEERS["taskiq"] / "bin/taskiq", "worker", *options, "bench.taskiq_noop:broker")
+    return run_jobs(bench, PEERS["taskiq"] / "bin/taskiq", "worker", *options, "bench.taskiq_noop:broker")
 
 
 def fill_peer(bench: Bench, name: str) -> None:
@@ -175,14 +176,17 @@ def fill_peer(bench: Bench, name: str) -> None:
     bench.run(PEERS[name] / "bin/python", "-m", f"bench.{name}_noop", str(bench.tasks))
 
 
-def run_noop(bench: Bench, *command: str | Path, level: str = "INFO") -> float:
-    """Run a worker until it has written its rate."""
+def run_jobs(bench: Bench, *command: str | Path, level: str = "INFO") -> Run:
+    """Run a worker until it has written its figures."""
     RATE.unlink(missing_ok=True)
     bench.project("forget")
+    server = bench.project("served")["cpu"]
     with ExitStack() as stack:
         bench.start(stack, LOGS / f"{command[-1]}.log", *command, level=level)
         harness.wait_until(RATE.exists, f"{command[-1]} has not run every job", seconds=300)
-        return float(RATE.read_text())
+    served = bench.project("served")["cpu"] - server
+    run: Run = json.loads(RATE.read_text())
+    return run | {"server": served / bench.tasks * 1000}
 
 
 def measure_send(bench: Bench) -> list[Figure]:
@@ -200,7 +204,7 @@ def measure_idle(bench: Bench) -> list[Figure]:
             queue: bench.worker(stack, f"bench.arq_workers.{name}")
             for queue, name in (("system", "System"), ("load_test", "LoadTest"), ("media", "Media"))
         }
-        for queue, waits in bench.project("wait", 200).items():
+        for queue, waits in bench.project("wait", 200, *workers).items():
             p50, p99 = (statistics.quantiles(waits, n=100)[percent - 1] for percent in (50, 99))
             figures += [Figure(f"{queue}, wait p50", "ms", [p50]), Figure(f"{queue}, wait p99", "ms", [p99])]
         uses = {queue: Figure(f"{queue}, idle CPU", "%", []) for queue in workers}
@@ -210,6 +214,60 @@ def measure_idle(bench: Bench) -> list[Figure]:
             for queue, process in workers.items():
                 uses[queue].runs.append((cpu_seconds(process) - before[queue]) / 8 * 100)
     return figures + list(uses.values())
+
+
+def measure_herd(bench: Bench) -> list[Figure]:
+    """Twenty idle workers of one queue: how long a job waits for one, and what each uses."""
+    with ExitStack() as stack:
+        workers = [bench.worker(stack, "bench.arq_workers.LoadTest") for _ in range(20)]
+        (waits,) = bench.project("wait", 100, "load_test").values()
+        before = [cpu_seconds(process) for process in workers]
+        time.sleep(20)
+        uses = [
+            (cpu_seconds(process) - start) / 20 * 100 for process, start in zip(workers, before, strict=True)
+        ]
+    p50, p99 = (statistics.quantiles(waits, n=100)[percent - 1] for percent in (50, 99))
+    return [Figure("wait p50", "ms", [p50]), Figure("wait p99", "ms", [p99]), Figure("idle CPU", "%", uses)]
+
+
+def measure_scale(bench: Bench) -> list[Figure]:
+    """Workers of one queue, each with a fifth of a core: SIGSTOP holds it for the rest of 50 ms."""
+    figures = []
+    for settings, job_format in (("Project", "msgpack"), ("Bare", "pickle")):
+        for count in (1, 2, 4, 6):
+            figure = Figure(f"{settings} x {count}", "jobs/s")
+            for _ in range(3):
+                bench.project("fill", job_format, "noop", bench.tasks)
+                with ExitStack() as stack:
+                    name = f"bench.arq_workers.{settings}"
+                    workers = [bench.worker(stack, name) for _ in range(count)]
+                    stack.enter_context(quota(workers, 0.2))
+                    figure.runs.append(float(bench.project("rate", job_format, bench.tasks)))
+            figures.append(figure)
+            progress(f"  {figure.name}: {figure.median:.0f} jobs/s")
+    return figures
+
+
+@contextmanager
+def quota(processes: list[psutil.Process], share: float, period: float = 0.05) -> Iterator[None]:
+    """Let each process run for a share of the time; this needs no right to a cgroup's cpu.max."""
+    done = threading.Event()
+
+    def hold() -> None:
+        while not done.wait(period * share):
+            for process in processes:
+                process.suspend()
+            done.wait(period * (1 - share))
+            for process in processes:
+                process.resume()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def measure_size(bench: Bench) -> list[Figure]:
@@ -255,20 +313,25 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "requests": measure_requests,
     "send": measure_send,
     "idle": measure_idle,
+    "herd": measure_herd,
+    "scale": measure_scale,
     "size": measure_size,
 }
+# The others take longer, or are seldom of interest.
+DEFAULT = ("noop", "io", "requests", "idle", "herd")
 # In these, the first figure is the project's, and the others are what it is compared with.
 COMPARED = ("io", "noop", "quiet", "send")
 
 
-def take_turns(unit: str, contenders: dict[str, Callable[[], float]]) -> list[Figure]:
-    """Run each contender in each round."""
-    figures = [Figure(name, unit) for name in contenders]
+def take_turns(contenders: dict[str, Callable[[], Run]]) -> list[Figure]:
+    """Run each contender in each round; the figures of a kind follow each other."""
+    figures = {kind: [Figure(name, unit) for name in contenders] for kind, unit in UNITS.items()}
     for number in range(ROUNDS):
-        for figure, run in zip(figures, contenders.values(), strict=True):
-            figure.runs.append(run())
-            progress(f"  round {number + 1}: {figure.name:<26}{figure.runs[-1]:10.0f} {unit}")
-    return figures
+        for place, (name, run) in enumerate(contenders.items()):
+            for kind, value in run().items():
+                figures[kind][place].runs.append(value)
+            progress(f"  round {number + 1}: {name:<26}{figures['rate'][place].runs[-1]:10.0f} jobs/s")
+    return [figure for kind in UNITS for figure in figures[kind]]
 
 
 def cpu_seconds(process: psutil.Process) -> float:
@@ -292,16 +355,18 @@ def prepare() -> None:
 
 
 def print_table(title: str, figures: list[Figure], *, compared: bool) -> None:
-    """Print the figures of a measurement, and how many times each of them the first one is."""
+    """Print the figures of a measurement, and how many times each the first of its unit is."""
     print(f"\n{title}")
     for figure in figures:
-        line = (
-            f"  {figure.name:<32}{figure.median:>10,.{0 if figure.unit == 'jobs/s' else 2}f} {figure.unit:<8}"
-        )
+        digits = 0 if figure.unit == "jobs/s" else 3
+        line = f"  {figure.name:<32}{figure.median:>10,.{digits}f} {figure.unit:<15}"
         if len(figure.runs) > 1:
-            line += f"{min(figure.runs):>10,.1f} to {max(figure.runs):<10,.1f}"
-        if compared and figure is not figures[0]:
-            line += f"x {figures[0].median / figure.median:.2f}"
+            line += f"{min(figure.runs):>12,.3f} to {max(figure.runs):<12,.3f}"
+        first = next(other for other in figures if other.unit == figure.unit)
+        if compared and figure is not first:
+            # Of paired runs: what slows the machine down slows both.
+            pairs = zip(first.runs, figure.runs, strict=True)
+            line += f"x {statistics.median(own / other for own, other in pairs):.2f}"
         print(line.rstrip(), flush=True)
 
 
@@ -329,7 +394,7 @@ def main() -> None:
     try:
         with harness.valkey(BIN, LOGS) as port:
             bench = Bench(f"redis://127.0.0.1:{port}/0", options.tasks)
-            for name in options.only or MEASUREMENTS:
+            for name in options.only or DEFAULT:
                 measure = MEASUREMENTS[name]
                 title = (measure.__doc__ or name).splitlines()[0]
                 progress(title)

@@ -1,12 +1,13 @@
-"""The job that does nothing, the same for every library, and its own measure of its rate."""
+"""The job that does nothing, the same for every library, and its own measure of its rate and cost."""
 
+import json
 import os
 import time
 from pathlib import Path
 
 
 class Counter:
-    """Counts the jobs of a run, and after the last one writes the rate to a file.
+    """Counts the jobs of a run, and writes jobs/s and CPU seconds per 1,000 jobs after the last one.
 
     Every library is measured where all of them are equal: at the start of the task's code. Neither the
     start of the process nor a reader that asks for results is in the figure.
@@ -17,17 +18,19 @@ class Counter:
         self.tasks = int(os.environ.get("BENCH_TASKS", "0"))
         self.file = Path(os.environ.get("BENCH_FILE", os.devnull))
         self.count = 0
-        self.start = 0.0
+        self.start = self.cpu_start = 0.0
 
     def add(self) -> None:
         """Count one job."""
         if self.count == 0:
-            self.start = time.perf_counter()
+            self.start, self.cpu_start = time.perf_counter(), time.process_time()
         self.count += 1
         if self.count == self.tasks:
             # In one step, since another process waits for the file.
             part = self.file.with_suffix(".part")
-            part.write_text(str((self.count - 1) / (time.perf_counter() - self.start)))
+            seconds, cpu = time.perf_counter() - self.start, time.process_time() - self.cpu_start
+            jobs = self.count - 1
+            part.write_text(json.dumps({"rate": jobs / seconds, "worker": cpu / jobs * 1000}))
             part.rename(self.file)
 
 

@@ -5,7 +5,7 @@
     python -m bench.project forget
     python -m bench.project served
     python -m bench.project send ROUNDS
-    python -m bench.project wait COUNT
+    python -m bench.project wait COUNT QUEUE…
 
 FORMAT is `msgpack`, which the project writes and reads, or `pickle`, arq's own. What a command returns is
 printed as JSON.
@@ -72,10 +72,14 @@ async def forget(redis: ArqRedis) -> None:
     await redis.config_resetstat()
 
 
-async def served(redis: ArqRedis) -> dict[str, int]:
-    """Return how many commands the server has run since, and how many requests they came in."""
-    stats = await redis.info("stats")
-    return {"commands": stats["total_commands_processed"], "requests": stats["total_reads_processed"]}
+async def served(redis: ArqRedis) -> dict[str, float]:
+    """Return how many commands and requests the server has served since, and its CPU seconds."""
+    stats, cpu = await redis.info("stats"), await redis.info("cpu")
+    return {
+        "cpu": cpu["used_cpu_user"] + cpu["used_cpu_sys"],
+        "commands": stats["total_commands_processed"],
+        "requests": stats["total_reads_processed"],
+    }
 
 
 async def send(redis: ArqRedis, rounds: str) -> dict[str, list[float]]:
@@ -123,7 +127,7 @@ async def send(redis: ArqRedis, rounds: str) -> dict[str, list[float]]:
     return rates
 
 
-async def wait(redis: ArqRedis, count: str) -> dict[str, list[int]]:
+async def wait(redis: ArqRedis, count: str, *names: str) -> dict[str, list[int]]:
     """Return the milliseconds that single jobs waited for the idle worker of each queue."""
 
     async def one_queue(name: str, queue_name: str) -> list[int]:
@@ -141,9 +145,8 @@ async def wait(redis: ArqRedis, count: str) -> dict[str, list[int]]:
         results = await read_results(redis, [f"{name}:{number}" for number in numbers])
         return [result.started - result.enqueued for result in results if result]
 
-    queues = arq_workers.QUEUES
-    names = [vars(queue)["queue_name"] for queue in queues.values()]
-    return dict(zip(queues, await asyncio.gather(*map(one_queue, queues, names)), strict=True))
+    queues = [vars(arq_workers.QUEUES[name])["queue_name"] for name in names]
+    return dict(zip(names, await asyncio.gather(*map(one_queue, names, queues)), strict=True))
 
 
 def batches(count: int, size: int) -> Iterator[range]:
