@@ -249,7 +249,7 @@ def test_newer_python_passes_ruff(template: Path, tools: Path, tmp_path: Path, v
 
 
 # Lines of Python, tests included, of projects with these answers. They are only ever lowered.
-PLAIN = {name: False for name in ("dashboard", "monitoring") if name in harness.QUESTIONS}
+PLAIN: dict[str, Any] = {name: False for name in ("dashboard", "monitoring") if name in harness.QUESTIONS}
 MAX_LINES: dict[str, tuple[dict[str, Any], int]] = {
     "workers only": (harness.variant("workers"), 2900),
     "default without pages and monitoring": (PLAIN, 5700),
