@@ -36,7 +36,7 @@ def list_allowed(values: Mapping[str, list[Any]]) -> Iterator[Answers]:
     for combination in itertools.product(*values.values()):
         answers: Answers = {}
         for name, value in zip(values, combination, strict=True):
-            if asked[name](answers | {"_copier_answers": answers}):
+            if asked[name](answers | {f"has_{feature}": chosen for feature, chosen in answers.items()}):
                 answers[name] = value
         key = repr(answers)
         if key not in seen and (not answers["worker"] or harness.queues(answers, "run")):
