@@ -148,7 +148,8 @@ def tasks_of(queue: str) -> set[str]:
 
 def test_what_is_left_out_leaves_nothing(project: Path, combination: dict[str, Any]) -> None:
     everything = "\n".join(
-        f"{name}:{line}".lower()
+        # But for what links within a page name: the guide's own headings.
+        re.sub(r"\]\(#[^)]*\)", "]", f"{name}:{line}").lower()
         for name, text in texts(project)
         if name not in (".copier-answers.yml", "app/core/keys.py")
         for line in ["", *text.splitlines()]
