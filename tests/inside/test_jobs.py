@@ -241,7 +241,7 @@ async def test_a_mistake_is_named(
     assert not await redis.exists(QUEUE)
 
 
-async def test_an_unknown_id_is_not_found(api: Api) -> None:
+async def test_an_unknown_id_is_not_found(api: Api, redis: ArqRedis) -> None:
     for path in ("/jobs/unknown", "/dead-letters/unknown"):
         answer = await api("GET", path)
         assert (answer.status_code, answer.json()["title"]) == (404, "Not Found")
@@ -271,7 +271,7 @@ async def test_what_is_too_large_is_refused(api: Api, redis: ArqRedis) -> None:
     assert job["result"].startswith("a result of 1,000,")
 
 
-async def test_the_queues_say_how_they_are(api: Api) -> None:
+async def test_the_queues_say_how_they_are(api: Api, redis: ArqRedis) -> None:
     await send(api, args=["return"])
     await send(api, args=["return"], delay=60)
     queues = (await api("GET", "/queues")).json()
