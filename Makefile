@@ -1,16 +1,13 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
 
-.PHONY: help test faults demo check faults bench bench-scale bench-render
+.PHONY: help test demo check faults bench bench-scale bench-render
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 test: $(UV) ## run the tests
 	$(UV) run pytest --numprocesses auto --dist loadgroup --ignore tests/faults
-
-faults: $(UV) ## kill, cut, pause and restart what runs, and count what is lost
-	$(UV) run pytest tests/faults
 
 demo: $(UV) ## render the default project, start it and run a job of every task
 	$(UV) run python -m tests.demo

@@ -2,27 +2,32 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests import harness
+from tests.conftest import build_once
 
 INSIDE = harness.ROOT / "tests/inside"
 SUITES = [path.stem for path in sorted(INSIDE.glob("test_*.py"))]
 
-pytestmark = pytest.mark.xdist_group("installed-full")
+# They have an installation of their own, so that they run beside the tests that use the others.
+pytestmark = pytest.mark.xdist_group("inside")
 
 
 @pytest.fixture(scope="module")
-def project(installed: Callable[[str], Path]) -> Iterator[Path]:
-    """The installed full project with these suites, which are taken away again."""
-    path = installed("full")
-    copied = path / "tests/inside"
-    shutil.copytree(INSIDE, copied, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    yield path
-    shutil.rmtree(copied)
+def project(shared: Path, template: Path) -> Path:
+    """An installed full project with these suites."""
+    path = shared / "inside"
+
+    def build() -> None:
+        harness.commit_all(harness.render(template, path, harness.variant("full")), "Render")
+        harness.install(path)
+        shutil.copytree(INSIDE, path / "tests/inside", ignore=shutil.ignore_patterns("__pycache__"))
+
+    return build_once(path, build)
 
 
 @pytest.mark.parametrize("suite", SUITES)
