@@ -107,7 +107,9 @@ def redis_url(redis_port: int) -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests have measured, and what the update suite has covered."""
-    for report in (one for kind in ("passed", "failed") for one in terminalreporter.getreports(kind)):
+    for report in (
+        one for kind in ("passed", "failed", "xfailed") for one in terminalreporter.getreports(kind)
+    ):
         for name, value in report.user_properties:
             if name == "figure" and report.when == "call":
                 terminalreporter.write_line(str(value))
