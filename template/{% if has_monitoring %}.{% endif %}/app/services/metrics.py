@@ -150,12 +150,14 @@ def beat(queue: str, starts: Iterable[float], now: float) -> None:
 class RedisCollector(Collector):
     """The state of Redis as it was read for one scrape, or None if Redis did not respond."""
 
-    def __init__(
-        self, queues: Sequence[QueueStatus] | None, letters: int, memory_ratio: float, now: float
-    ) -> None:
-        """Take what was read; `memory_ratio` is the used share of maxmemory, 0 without a limit."""
-        self.queues, self.letters = queues, letters
-        self.memory_ratio, self.now = memory_ratio, now
+    def __init__(self, queues: Sequence[QueueStatus] | None, now: float) -> None:
+        """Take the state of the queues at a time, in seconds of the epoch."""
+        self.queues, self.now = queues, now
+        self.letters = 0
+        # The used share of maxmemory; 0 without a limit.
+        self.memory_ratio = 0.0
+        # Whether each cron job did not run at its time.
+        self.missed_crons: dict[str, bool] = {}
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
@@ -169,12 +171,21 @@ class RedisCollector(Collector):
             labels=["queue"],
         )
         workers = GaugeMetricFamily("arq_workers", "Workers that report", labels=["queue"])
+        silent = GaugeMetricFamily(
+            "arq_workers_silent", "Workers that were killed or are blocked", labels=["queue"]
+        )
+        missed = GaugeMetricFamily(
+            "arq_cron_missed", "Whether a cron job did not run at its time", labels=["cron"]
+        )
         for queue in self.queues:
             for state in ("ready", "running", "deferred"):
                 jobs.add_metric([queue.name, state], getattr(queue, state))
             oldest.add_metric([queue.name], self.now - queue.oldest_wait_seconds)
             workers.add_metric([queue.name], len(queue.workers))
-        yield from (jobs, oldest, workers)
+            silent.add_metric([queue.name], queue.silent)
+        for cron, is_missed in self.missed_crons.items():
+            missed.add_metric([cron], is_missed)
+        yield from (jobs, oldest, workers, silent, missed)
         yield GaugeMetricFamily("arq_dead_letters", "Dead letters", self.letters)
         yield GaugeMetricFamily(
             "arq_redis_memory_ratio", "The used share of maxmemory", self.memory_ratio

@@ -29,6 +29,8 @@ class QueueStatus(Check):
     deferred: int
     oldest_wait_seconds: float
     workers: list[Worker]
+    # Workers that were killed, or whose event loop is blocked.
+    silent: int = 0
 
 
 async def list_queues(redis: ArqRedis) -> list[QueueStatus]:
@@ -91,6 +93,7 @@ async def check_queue(redis: ArqRedis, name: str, queue: WorkerQueue) -> QueueSt
         oldest_wait_seconds=round(max(waits, default=0), 3),
         workers=[worker for worker in workers if worker.age_seconds <= MAX_SILENCE_SECONDS],
     )
+    check.silent = len(workers) - len(check.workers)
     warnings = [worker.warning for worker in workers if worker.warning]
     if check.oldest_wait_seconds > MAX_WAIT_SECONDS:
         warnings.insert(

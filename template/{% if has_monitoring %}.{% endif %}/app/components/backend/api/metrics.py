@@ -14,6 +14,8 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES, settings
 from app.core.memory import memory_share
 from app.services import metrics
+from app.services.crons import find_missed, list_runs
+from app.services.history import or_empty
 from app.services.queues import list_queues
 
 router = APIRouter(tags=["health"])
@@ -28,14 +30,21 @@ async def get_metrics(request: Request, redis: Redis, has_key: HasKey) -> Respon
     if not (has_key or _is_near(request)):
         detail = "Send the key as X-API-Key, or add this client's network to METRICS_NETWORKS."
         raise HTTPException(403, detail)
-    now = time.time()
     try:
-        queues = await list_queues(redis)
-        letters = await redis.zcard(keys.LETTERS_BY_TIME)
-        state = metrics.RedisCollector(queues, letters, await memory_share(redis), now)
+        state = await _read_state(redis)
     except (RedisError, OSError):
-        state = metrics.RedisCollector(None, 0, 0, now)
+        state = metrics.RedisCollector(None, time.time())
     return Response(metrics.write_web_metrics(state), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _read_state(redis: Redis) -> metrics.RedisCollector:
+    state = metrics.RedisCollector(await list_queues(redis), time.time())
+    # A key of another type, which another program has written, holds none.
+    state.letters = await or_empty(redis.zcard(keys.LETTERS_BY_TIME), 0)
+    state.memory_ratio = await memory_share(redis)
+    missed = {run.name for run in await find_missed(redis)}
+    state.missed_crons = {run.name: run.name in missed for run in await list_runs(redis)}
+    return state
 
 
 def _is_near(request: Request) -> bool:
