@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from urllib.request import urlopen
 
 import promql_parser
@@ -161,7 +162,7 @@ def test_a_killed_worker_is_told_and_so_is_the_next(project: Path, redis_url: st
     web, prometheus, alertmanager, *ports = (harness.free_port() for _ in range(6))
     with ExitStack() as stack:
         by_prometheus, by_webhook = Receiver(stack), Receiver(stack)
-        variables = {"REDIS_URL": redis_url, "ALERT_WEBHOOK_URL": by_webhook.url}
+        variables: dict[str, Any] = {"REDIS_URL": redis_url, "ALERT_WEBHOOK_URL": by_webhook.url}
 
         def run(*command: str | Path, **more: str) -> subprocess.Popen[bytes]:
             log = tmp_path / f"{Path(command[0]).name}.log"
@@ -187,14 +188,17 @@ def test_a_killed_worker_is_told_and_so_is_the_next(project: Path, redis_url: st
             f"--web.listen-address=127.0.0.1:{alertmanager}",
         )
 
-        def ask(path: str) -> Any:
-            with urlopen(f"http://127.0.0.1:{prometheus}/api/v1/{path}", timeout=10) as response:
-                return json.load(response)["data"]
+        def is_true(query: str) -> bool:
+            url = f"http://127.0.0.1:{prometheus}/api/v1/query?query={quote(query)}"
+            try:
+                with urlopen(url, timeout=10) as response:
+                    return bool(json.load(response)["data"]["result"])
+            except OSError:
+                # It has not started yet.
+                return False
 
-        harness.wait_until(lambda: harness.answers_at(prometheus), "Prometheus does not listen")
-        up = "query?query=count(up==1)%3D%3D4%20and%20min(arq_workers)%3D%3D1"
-        harness.wait_until(lambda: ask(up)["result"], "not every process is scraped")
-
+        everything = "count(up == 1) == 4 and min(arq_workers) == 1"
+        harness.wait_until(lambda: is_true(everything), "not every process is scraped")
         workers["media"].send_signal(signal.SIGKILL)
         firing = [("WorkerGone", "firing"), ("QueueWithoutWorkers", "firing")]
         harness.wait_until(lambda: set(firing) <= set(by_prometheus.told), "Alertmanager tells nothing")
