@@ -164,7 +164,7 @@ def test_a_killed_worker_is_told_and_so_is_the_next(project: Path, redis_url: st
         by_prometheus, by_webhook = Receiver(stack), Receiver(stack)
         variables: dict[str, Any] = {"REDIS_URL": redis_url, "ALERT_WEBHOOK_URL": by_webhook.url}
 
-        def run(*command: str | Path, **more: str) -> subprocess.Popen[bytes]:
+        def run(*command: str | Path, **more: Any) -> subprocess.Popen[bytes]:
             log = tmp_path / f"{Path(command[0]).name}.log"
             running = harness.running(*command, cwd=project, log=log, **variables, **more)
             return stack.enter_context(running)

@@ -19,6 +19,7 @@ from tests import harness, pairs
 # What names a feature and nothing else, in any letter case: a project that leaves it out has none of it.
 OWNED = {
     "jobs_api": ("jobs_per_minute", "enqueue_by_name", "rate_limit", "post /jobs"),
+    "monitoring": ("prometheus_client", "alertmanager", "opentelemetry", "correlation_id", "alert_webhook"),
 }
 
 
