@@ -5,13 +5,12 @@ from arq.constants import in_progress_key_prefix
 from redis.exceptions import RedisError
 
 from app.core import keys
-from app.core.config import WORKER_QUEUES, WorkerQueue
+from app.core.config import WORKER_QUEUES, WorkerQueue, settings
 from app.core.errors import explain
 from app.services.checks import Check
 from app.services.workers import MAX_SILENCE_SECONDS, Worker, read_worker
 
-# A ready job that has waited longer than this, in seconds, says that the queue needs more workers.
-MAX_WAIT_SECONDS = 60
+MAX_WAIT_SECONDS = settings.MAX_WAIT_SECONDS
 # Running jobs stay in arq's queue. They are looked for among this many of its oldest jobs, which is
 # more than the workers read in a poll.
 QUEUE_WINDOW = 1000

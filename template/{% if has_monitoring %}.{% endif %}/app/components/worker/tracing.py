@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry import context, propagate, trace
 from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, StatusCode
 
-from app.core.serializer import carried
+from app.core.serializer import carried, message_of
 
 tracer = trace.get_tracer(__name__)
 
@@ -45,12 +45,11 @@ def trace_run(names: dict[str, Any]) -> Span | None:
     return span
 
 
-def trace_result(data: dict[str, Any]) -> None:
-    """Note in the span of the current run how its job has ended."""
+def trace_failure(error: BaseException) -> None:
+    """Note in the span of the current run why its job has failed."""
     span = trace.get_current_span()
-    if not data["s"] and span.is_recording():
-        span.set_attribute("error.type", type(data["r"]).__name__)
-        span.set_status(Status(StatusCode.ERROR, str(data["r"])[:200]))
+    span.set_attribute("error.type", type(error).__name__)
+    span.set_status(Status(StatusCode.ERROR, message_of(error)[:200]))
 
 
 def _start(
