@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from arq.connections import ArqRedis
@@ -13,8 +13,8 @@ from app.components.worker.arguments import convert
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.components.worker.lookup import find_task
 from app.services import jobs
-from app.services.history import list_ended
-from app.services.jobs import InvalidJobError, Job
+from app.services.job_list import list_jobs
+from app.services.jobs import InvalidJobError, Job, JobState
 
 POLL_SECONDS = 0.1
 ENDED = ("succeeded", "failed", "aborted")
@@ -24,9 +24,7 @@ app = typer.Typer(help="Run jobs, and look at them.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API returns.")]
 Queue = Annotated[str | None, typer.Option(help="Only of this queue.")]
 Task = Annotated[str | None, typer.Option(help="Only of this task.")]
-State = Annotated[
-    Literal["succeeded", "failed", "aborted"] | None, typer.Option(help="Only these.")
-]
+State = Annotated[JobState | None, typer.Option(help="Only in this state.")]
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -76,20 +74,27 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List jobs that have ended lately, the newest first."""
-    ended = with_client(
-        lambda redis: list_ended(redis, queue=queue, task=task, state=state, limit=limit)
+    """List the newest jobs: those that wait or run, then those that ended lately."""
+    found = with_client(
+        lambda redis: list_jobs(redis, queue=queue, task=task, state=state, limit=limit)
     )
     if as_json:
-        print_json([job.model_dump(mode="json") for job in ended])
+        print_json([job.model_dump(mode="json") for job in found])
         return
     print_table(
         ("id", "age", "state", "queue", "task", "error"),
         (
-            (job.id, show_age(job.finished), job.state, job.queue, job.task or "-", job.error or "")
-            for job in ended
+            (
+                job.id,
+                show_age(job.finished or job.due),
+                job.state,
+                job.queue,
+                job.task or "-",
+                job.error or "",
+            )
+            for job in found
         ),
-        "No job has ended lately.",
+        "No job matches.",
     )
 
 
