@@ -1,7 +1,7 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
 
-.PHONY: help test demo check faults bench bench-scale bench-render
+.PHONY: help test demo check faults bench bench-scale screenshots bench-render
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -25,6 +25,9 @@ bench: $(UV) ## measure the default project beside bare arq, SAQ and taskiq
 
 bench-scale: $(UV) ## measure 1, 2, 4 and 6 workers of one queue, each with a fifth of a core
 	$(UV) run python -m bench --only scale
+
+screenshots: $(UV) ## write the screens and pictures of the documentation, from a real run
+	$(UV) run python -m tests.screens
 
 bench-render: $(UV) ## time a render beside that of an empty template, and an update
 	$(UV) run python -m tests.bench_render

@@ -1,4 +1,4 @@
-"""`python -m tests.screens`: write what a person sees at 80 columns to tests/docs, from a real run."""
+"""`make screenshots`: write what a person sees to tests/docs: a terminal of 80 columns, and the pages."""
 
 import re
 import shutil
@@ -8,11 +8,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from playwright.sync_api import sync_playwright
+
 from tests import harness
 from tests.test_dev import dev, slug_of
 
 SCREENS = Path(__file__).with_name("docs")
 COLUMNS = 80
+PAGES = ("Overview", "Dead letters")
+CHROMIUM_OPTIONS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-sync", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
 KEY = re.compile(r"(?m)^key     \S+")
 JOBS = (
     ("system", "system_health_check"),
@@ -61,8 +68,29 @@ def runner(project: Path) -> Callable[..., str]:
     return run
 
 
+def take_pictures(url: str, key: str) -> dict[str, bytes]:
+    """Return pictures of the operations pages, light and dark, by the names of their files."""
+    pictures = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
+        for scheme in ("light", "dark"):
+            size = {"width": 1200, "height": 760}
+            page = browser.new_page(color_scheme=scheme, viewport=size)  # type: ignore[arg-type]
+            page.goto(f"{url}/ops/")
+            page.get_by_label("API key").fill(key)
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_role("heading", name="Overview").wait_for()
+            for name in PAGES:
+                page.get_by_role("link", name=name, exact=True).click()
+                page.get_by_role("heading", name=name, exact=True).wait_for()
+                file = f"{name.lower().replace(' ', '-')}-{scheme}.png"
+                pictures[file] = page.screenshot()
+        browser.close()
+    return pictures
+
+
 def main() -> None:
-    """Render and install the default project, run it, and write the screens."""
+    """Render and install the default project, run it, and write its screens and pictures."""
     with tempfile.TemporaryDirectory(prefix="aegis-") as name:
         directory = Path(name)
         answers = harness.variant("default")
@@ -72,8 +100,11 @@ def main() -> None:
         harness.install(project)
         with dev(project, directory, harness.free_port(), signal.SIGINT) as running:
             screens = capture(runner(project), running.text)
+            pictures = take_pictures(running.url, KEY.search(running.text())[0].split()[1])  # type: ignore[index]
     shutil.rmtree(SCREENS, ignore_errors=True)
     SCREENS.mkdir()
+    for file, picture in pictures.items():
+        (SCREENS / file).write_bytes(picture)
     for title, text in screens.items():
         (SCREENS / f"{title}.txt").write_text(text)
         sys.stdout.write(

@@ -13,12 +13,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests import harness
+from tests.screens import CHROMIUM_OPTIONS
 
 CHROMIUM = shutil.which("chromium")
-OPTIONS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-sync", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
 KEY = "a-key-for-the-browser"
 PAGES = ["", "jobs", "jobs/new", "jobs/new?queue=media&task=make_thumbnail", "dead-letters", "load-tests"]
 # Long enough for a busy machine; each wait ends as soon as its condition holds.
@@ -72,7 +69,7 @@ def site(
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
 
 
 @pytest.fixture
