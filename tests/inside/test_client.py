@@ -124,7 +124,7 @@ async def test_an_idle_worker_is_woken(redis: ArqRedis, endless_wait: None) -> N
 async def test_a_deferred_job_wakes_its_worker(redis: ArqRedis, endless_wait: None) -> None:
     async with running(queue_of(note, try_twice)):
         job = await send(redis, "note", _defer_by=0.3)
-        await until(lambda: RUNS)
+        await job.result(timeout=20)
         result = await job.result_info()
         assert result
         assert (result.start_time - result.enqueue_time).total_seconds() >= 0.3

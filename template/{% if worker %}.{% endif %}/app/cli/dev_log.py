@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from app.core.log import escape
+from app.services.history import WATCH
 
 console = Console(highlight=False, markup=False, emoji=False)
 
@@ -23,6 +24,7 @@ LONG_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{26}\b")
 TIME = re.compile(r"^\[?\d\d:\d\d:\d\d[]:] ")
 # The client's address in the lines of uvicorn.
 CLIENT = re.compile(r"^\S+:\d+ - ")
+NOISE = ("recording health: ", WATCH)
 # The line has these elsewhere, or the job's first line has them.
 SHOWN = {"event", "level", "logger", "timestamp", "exception", "job_id", "job_try", "queue", "task"}
 
@@ -38,8 +40,8 @@ def print_line(service: str, data: bytes, *, problems_only: bool = False) -> Non
         event = {"event": TIME.sub("", text)}
     is_short = level in ("debug", "info")
     # uvicorn tells of its own start and end in six lines, where the banner says that it runs, and
-    # arq of its counts every 15 seconds, with a time of its own.
-    is_noise = logger == "uvicorn.error" or event["event"].startswith("recording health: ")
+    # arq of its counts every 15 seconds and of the look at the application's health every 10.
+    is_noise = logger == "uvicorn.error" or any(words in event["event"] for words in NOISE)
     if not text or (is_short and (problems_only or is_noise)):
         return
     line = Text.assemble(
