@@ -1,9 +1,9 @@
 """Dead letters: every way to fail is kept, and each letter becomes a job once."""
 
 import asyncio
-import re
 import json
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
