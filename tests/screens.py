@@ -101,8 +101,6 @@ def main() -> None:
         with dev(project, directory, harness.free_port(), signal.SIGINT) as running:
             screens = capture(runner(project), running.text)
             pictures = take_pictures(running.url, KEY.search(running.text())[0].split()[1])  # type: ignore[index]
-    shutil.rmtree(SCREENS, ignore_errors=True)
-    SCREENS.mkdir()
     for file, picture in pictures.items():
         (SCREENS / file).write_bytes(picture)
     for title, text in screens.items():
