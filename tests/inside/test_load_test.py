@@ -212,6 +212,8 @@ async def test_a_step_has_one_successor(redis: ArqRedis) -> None:
 
 async def test_a_step_waits_for_a_server_that_is_away(redis: ArqRedis) -> None:
     class Away:
+        default_queue_name = WorkerSettings.queue_name
+
         def pipeline(self, **_: Any) -> None:
             raise RedisConnectionError("away")
 

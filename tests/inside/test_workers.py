@@ -23,8 +23,12 @@ async def echo(ctx: dict[str, Any], word: str) -> str:
     return word
 
 
+BLOCKED = asyncio.Event()
+
+
 async def block(ctx: dict[str, Any]) -> None:
     time.sleep(3)
+    BLOCKED.set()
 
 
 async def hang(ctx: dict[str, Any]) -> None:
@@ -75,6 +79,8 @@ async def test_a_worker_beside_it_may_end(redis: ArqRedis) -> None:
 async def test_a_blocked_loop_is_told(redis: ArqRedis) -> None:
     async with running(queue_of(block)):
         await redis.enqueue_job("block", _queue_name=QUEUE)
+        # It blocks this client too, whose calls would end for want of time.
+        await BLOCKED.wait()
         await until(redis, lambda check: "blocked the event loop for 3 s" in str(check.output))
 
 
