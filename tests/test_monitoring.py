@@ -4,15 +4,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import promql_parser
 import pytest
@@ -37,14 +39,17 @@ pytestmark = pytest.mark.xdist_group("installed-full")
 def programs() -> None:
     """Install Debian's packages where this is possible; skip the tests where it is not."""
     missing = [package for package, program in PACKAGES.items() if not shutil.which(program)]
-    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+    # The runners of GitHub may use sudo.
+    sudo = () if os.geteuid() == 0 else ("sudo", "-n")
+    if missing and shutil.which("apt-get") and (not sudo or shutil.which("sudo")):
         install = ("apt-get", "install", "--yes", "--no-install-recommends", *missing)
         for command in (("apt-get", "update"), install):
-            subprocess.run(command, check=False, capture_output=True, env={**os.environ, **QUIET})
+            subprocess.run([*sudo, *command], check=False, capture_output=True, env={**os.environ, **QUIET})
     if not all(map(shutil.which, PACKAGES.values())):
         pytest.skip("Prometheus and Alertmanager are not installed")
 
 
+KEY = "a-key-for-the-tests"
 QUIET = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
 
 
@@ -157,54 +162,126 @@ def configure(project: Path, directory: Path, web: int, workers: list[int], aler
     (directory / "alertmanager.yml").write_text(yaml.safe_dump(config))
 
 
-def test_a_killed_worker_is_told_and_so_is_the_next(project: Path, redis_url: str, tmp_path: Path) -> None:
-    queues = ["system", "load_test", "media"]
-    web, prometheus, alertmanager, *ports = (harness.free_port() for _ in range(6))
-    with ExitStack() as stack:
-        by_prometheus, by_webhook = Receiver(stack), Receiver(stack)
-        variables: dict[str, Any] = {"REDIS_URL": redis_url, "ALERT_WEBHOOK_URL": by_webhook.url}
+class Site:
+    """A project that runs with Prometheus and Alertmanager, and receivers of both kinds of alerts."""
 
-        def run(*command: str | Path, **more: Any) -> subprocess.Popen[bytes]:
-            log = tmp_path / f"{Path(command[0]).name}.log"
-            running = harness.running(*command, cwd=project, log=log, **variables, **more)
-            return stack.enter_context(running)
-
-        def start_worker(queue: str) -> subprocess.Popen[bytes]:
-            settings = f"app.components.worker.queues.{queue}.WorkerSettings"
-            port = str(ports[queues.index(queue)])
-            python = project / ".venv/bin/python"
-            return run(python, "-m", "arq", settings, WORKER_METRICS_PORT=port)
-
-        run(project / ".venv/bin/full-stack", "serve", PORT=str(web))
-        workers = {queue: start_worker(queue) for queue in queues}
-        configure(project, tmp_path, web, ports, alertmanager, by_prometheus.url)
-        run(
-            *("prometheus", f"--config.file={tmp_path}/prometheus.yml"),
-            *(f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{prometheus}"),
+    def __init__(self, project: Path, directory: Path, redis_url: str, stack: ExitStack) -> None:
+        """Start all of it, and wait until everything is scraped."""
+        self.project, self.directory, self.stack = project, directory, stack
+        self.by_prometheus, self.by_webhook = Receiver(stack), Receiver(stack)
+        self.variables: dict[str, Any] = {"REDIS_URL": redis_url, "ALERT_WEBHOOK_URL": self.by_webhook.url}
+        self.web, self.prometheus, alertmanager, *ports = (harness.free_port() for _ in range(6))
+        self.ports = dict(zip(("system", "load_test", "media"), ports, strict=True))
+        self.run(project / ".venv/bin/full-stack", "serve", PORT=str(self.web), API_KEY=KEY)
+        self.workers = {queue: self.start_worker(queue) for queue in self.ports}
+        configure(project, directory, self.web, ports, alertmanager, self.by_prometheus.url)
+        self.run(
+            *("prometheus", f"--config.file={directory}/prometheus.yml"),
+            *(f"--storage.tsdb.path={directory}/data", f"--web.listen-address=127.0.0.1:{self.prometheus}"),
         )
-        run(
-            *("prometheus-alertmanager", f"--config.file={tmp_path}/alertmanager.yml"),
-            *(f"--storage.path={tmp_path}/alertmanager", "--cluster.listen-address="),
+        self.run(
+            *("prometheus-alertmanager", f"--config.file={directory}/alertmanager.yml"),
+            *(f"--storage.path={directory}/alertmanager", "--cluster.listen-address="),
             f"--web.listen-address=127.0.0.1:{alertmanager}",
         )
-
-        def is_true(query: str) -> bool:
-            url = f"http://127.0.0.1:{prometheus}/api/v1/query?query={quote(query)}"
-            try:
-                with urlopen(url, timeout=10) as response:
-                    return bool(json.load(response)["data"]["result"])
-            except OSError:
-                # It has not started yet.
-                return False
-
         everything = "count(up == 1) == 4 and min(arq_workers) == 1"
-        harness.wait_until(lambda: is_true(everything), "not every process is scraped")
-        workers["media"].send_signal(signal.SIGKILL)
-        firing = [("WorkerGone", "firing"), ("QueueWithoutWorkers", "firing")]
-        harness.wait_until(lambda: set(firing) <= set(by_prometheus.told), "Alertmanager tells nothing")
-        harness.wait_until(lambda: ("queue:media", "firing") in by_webhook.told, "the webhook tells nothing")
-        start_worker("media")
-        resolved = [(name, "resolved") for name, _ in firing]
-        harness.wait_until(lambda: set(resolved) <= set(by_prometheus.told), "Prometheus tells no recovery")
-        harness.wait_until(lambda: ("queue:media", "resolved") in by_webhook.told, "no recovery is told")
-        assert by_webhook.told == [("queue:media", "firing"), ("queue:media", "resolved")]
+        harness.wait_until(lambda: self.is_true(everything), "not every process is scraped")
+
+    def run(self, *command: str | Path, **more: Any) -> subprocess.Popen[bytes]:
+        """Start a command, until the end."""
+        log = self.directory / f"{Path(command[0]).name}.log"
+        running = harness.running(*command, cwd=self.project, log=log, **self.variables, **more)
+        return self.stack.enter_context(running)
+
+    def start_worker(self, queue: str) -> subprocess.Popen[bytes]:
+        """Start a worker of a queue."""
+        settings = f"app.components.worker.queues.{queue}.WorkerSettings"
+        python = self.project / ".venv/bin/python"
+        return self.run(python, "-m", "arq", settings, WORKER_METRICS_PORT=str(self.ports[queue]))
+
+    def is_true(self, query: str) -> bool:
+        """Say whether a query of Prometheus has a result."""
+        url = f"http://127.0.0.1:{self.prometheus}/api/v1/query?query={quote(query)}"
+        try:
+            with urlopen(url, timeout=10) as response:
+                return bool(json.load(response)["data"]["result"])
+        except OSError:
+            # It has not started yet.
+            return False
+
+    def wait_for(self, status: str, *, prometheus: set[str], webhook: set[str]) -> None:
+        """Wait until both have told that these alerts have a status."""
+        for receiver, names in ((self.by_prometheus, prometheus), (self.by_webhook, webhook)):
+            wanted = {(name, status) for name in names}
+            harness.wait_until(
+                lambda receiver=receiver, wanted=wanted: wanted <= set(receiver.told),  # type: ignore[misc]
+                f"not told: {sorted(wanted - set(receiver.told))}",
+            )
+
+
+@pytest.fixture
+def site(project: Path, redis_url: str, tmp_path: Path) -> Iterator[Site]:
+    with ExitStack() as stack:
+        yield Site(project, tmp_path, redis_url, stack)
+
+
+def test_a_killed_worker_is_told_and_so_is_the_next(site: Site) -> None:
+    site.workers["media"].send_signal(signal.SIGKILL)
+    alerts = {"WorkerGone", "QueueWithoutWorkers"}
+    site.wait_for("firing", prometheus=alerts, webhook={"queue:media"})
+    site.start_worker("media")
+    site.wait_for("resolved", prometheus=alerts, webhook={"queue:media"})
+    assert site.by_webhook.told == [("queue:media", "firing"), ("queue:media", "resolved")]
+
+
+def test_other_problems_are_told_once_each(
+    site: Site, redis_port: int, record_property: Callable[[str, object], None]
+) -> None:
+    """A frozen worker, a nearly full Redis and failing jobs at once, told within 45 s."""
+    start = time.monotonic()
+    site.workers["system"].send_signal(signal.SIGSTOP)
+    with socket.create_connection(("127.0.0.1", redis_port)) as client:
+        client.sendall(b"INFO memory\r\n")
+        used = int(client.recv(65536).partition(b"used_memory:")[2].split()[0])
+        # Between the warning and the limit from which on new jobs are refused.
+        client.sendall(b"CONFIG SET maxmemory %d\r\n" % (used * 1.17))
+        assert client.recv(64) == b"+OK\r\n"
+        url = f"http://127.0.0.1:{site.web}/jobs"
+        headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
+        job = {"queue": "load_test", "task": "failure_testing_task", "kwargs": {"failure_rate": 1}}
+        for _ in range(25):
+            urlopen(Request(url, json.dumps(job).encode(), headers), timeout=10).close()
+        by_prometheus = {
+            "WorkerGone",
+            "QueueWithoutWorkers",
+            "RedisNearlyFull",
+            "JobsFail",
+            "DeadLettersGrow",
+        }
+        by_webhook = {"queue:system", "redis", "failures:load_test", "dead-letters"}
+        try:
+            site.wait_for("firing", prometheus=by_prometheus, webhook=by_webhook)
+            seconds = time.monotonic() - start
+        finally:
+            site.workers["system"].send_signal(signal.SIGCONT)
+            client.sendall(b"CONFIG SET maxmemory 0\r\n")
+            assert client.recv(64) == b"+OK\r\n"
+    recovered = {"WorkerGone", "QueueWithoutWorkers", "RedisNearlyFull"}
+    site.wait_for("resolved", prometheus=recovered, webhook={"queue:system", "redis"})
+    for name in by_webhook:
+        assert site.by_webhook.told.count((name, "firing")) == 1
+    record_property("figure", f"five problems at once were told after {seconds:.0f} s")
+
+
+def test_rolling_restarts_are_not_told(site: Site) -> None:
+    for _ in range(2):
+        for queue in site.ports:
+            site.workers[queue].send_signal(signal.SIGTERM)
+            site.workers[queue].wait(60)
+            site.workers[queue] = site.start_worker(queue)
+            up = f'arq_workers{{queue="{queue}"}} == 1 and time() - timestamp(arq_workers) < 2'
+            harness.wait_until(lambda up=up: site.is_true(up), "the worker does not report")  # type: ignore[misc]
+    # Two looks of the watch, and the longest time for which a rule waits.
+    time.sleep(25)
+    assert site.by_webhook.told == []
+    assert site.by_prometheus.told == []
