@@ -240,17 +240,19 @@ def test_other_problems_are_told_once_each(
     """A frozen worker, a nearly full Redis and failing jobs at once, told within 45 s."""
     start = time.monotonic()
     site.workers["system"].send_signal(signal.SIGSTOP)
+    url, headers = f"http://127.0.0.1:{site.web}/jobs", {"X-API-Key": KEY, "Content-Type": "application/json"}
+    job = {"queue": "load_test", "task": "failure_testing_task", "kwargs": {"failure_rate": 1}}
+    for _ in range(25):
+        urlopen(Request(url, json.dumps(job).encode(), headers), timeout=10).close()
     with socket.create_connection(("127.0.0.1", redis_port)) as client:
+        # 64 MB, beside which what the project writes meanwhile is little.
+        client.sendall(b"SETRANGE ballast 67108863 x\r\n")
+        assert client.recv(64) == b":67108864\r\n"
         client.sendall(b"INFO memory\r\n")
         used = int(client.recv(65536).partition(b"used_memory:")[2].split()[0])
         # Between the warning and the limit from which on new jobs are refused.
         client.sendall(b"CONFIG SET maxmemory %d\r\n" % (used * 1.17))
         assert client.recv(64) == b"+OK\r\n"
-        url = f"http://127.0.0.1:{site.web}/jobs"
-        headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
-        job = {"queue": "load_test", "task": "failure_testing_task", "kwargs": {"failure_rate": 1}}
-        for _ in range(25):
-            urlopen(Request(url, json.dumps(job).encode(), headers), timeout=10).close()
         by_prometheus = {
             "WorkerGone",
             "QueueWithoutWorkers",
