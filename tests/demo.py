@@ -100,12 +100,12 @@ def passes(url: str) -> bool:
 
 
 def say(line: str) -> None:
-    """Print at once, whoever reads."""
+    """Print at once, also into a pipe."""
     print(line, flush=True)
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Stop once: whoever sends a signal to the whole process group sends it through uv and make too."""
+    """Stop once: uv and make pass on a signal that the process group gets as well."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -33,7 +33,7 @@ LEFTOVERS = {
     *(".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
 }
 
-# Each test gives a project its settings, `python_for` its Python, and git heeds nobody's own configuration.
+# Each test gives a project its settings, `python_for` its Python, and git reads no configuration of the user.
 _SETTINGS = (
     *("HOST", "PORT", "LOG_LEVEL", "LOG_FORMAT"),
     *("ENVIRONMENT", "DEBUG", "API_KEY", "JOBS_PER_MINUTE"),
@@ -283,7 +283,7 @@ def processes_in(directory: Path) -> list[str]:
             if Path(process.cwd()).is_relative_to(directory):
                 found.append(" ".join(process.cmdline()))
         except psutil.Error:
-            continue  # It has ended, or it is somebody else's.
+            continue  # It has ended, or it belongs to another user.
     return found
 
 

@@ -35,7 +35,7 @@ class Stack:
     """A rendered project whose services run."""
 
     def __init__(self, project: Path) -> None:
-        """Give it a port of its own, and its services a name that nobody else uses."""
+        """Give it a port of its own, and its services a name of their own."""
         self.project = project
         self.port = harness.free_port()
         example = (project / ".env.example").read_text()

@@ -80,7 +80,7 @@ async def test_the_log_has_no_key(api: Api, caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_no_line_has_the_password_of_redis() -> None:
-    url = "redis://somebody:a-password@127.0.0.1:1"
+    url = "redis://user:a-password@127.0.0.1:1"
     for arguments in (["health", "status"], ["dead-letters", "list"]):
         code, *texts = await run_command(*arguments, url=url)
         assert code == 1

@@ -184,7 +184,7 @@ async def test_a_stopped_worker_leaves_a_job_that_runs_again(
         process.send_signal(kind)
         await process.wait()
     if kind is signal.SIGKILL:
-        # Until its lock ends nobody can tell that its worker is gone.
+        # Until its lock ends nothing can tell that its worker is gone.
         assert (await read(api, sent["id"]))["state"] == "running"
         await redis.pexpire(in_progress_key_prefix + sent["id"], 1)
     job = await wait_for(api, sent["id"], "retrying")
@@ -247,7 +247,7 @@ async def test_an_unknown_id_is_not_found(api: Api, redis: ArqRedis) -> None:
         assert (answer.status_code, answer.json()["title"]) == (404, "Not Found")
 
 
-async def test_a_secret_is_shown_to_nobody(
+async def test_a_secret_is_not_shown(
     api: Api, redis: ArqRedis, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sent = await send(api, "log_in", kwargs={"password": "hush", "more": 1})
@@ -312,7 +312,7 @@ async def test_no_redis_is_told_in_time(
             assert (answer.status_code, answer.json()["title"]) == (503, "Service Unavailable")
 
 
-async def test_what_nobody_can_read_has_failed(api: Api, redis: ArqRedis) -> None:
+async def test_an_unreadable_result_has_failed(api: Api, redis: ArqRedis) -> None:
     deep: Any = []
     for _ in range(300):
         deep = [deep]

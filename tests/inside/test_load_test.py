@@ -124,7 +124,7 @@ async def test_batches_wait_for_their_delay(redis: ArqRedis, worker: Worker) -> 
     assert report.wall_seconds > 0.4
 
 
-async def test_a_run_that_nobody_watches_ends_at_its_deadline(
+async def test_a_run_that_is_not_watched_ends_at_its_deadline(
     redis: ArqRedis, worker: Worker
 ) -> None:
     run = await new_run(redis, tasks=5, timeout_seconds=1)

@@ -14,7 +14,7 @@ _INSTALLED = [_CODE, *map(Path, _PYTHON)]
 # Not these directories, since other programs use them too, but directories of one's own below.
 _SHARED = [*map(Path, ("/dev", "/home", "/opt", "/root", "/run", "/srv", "/var/lib", "/var/log"))]
 _SHARED += [*map(Path, ("/Applications", "/Library", "/System", "/Users", "/Volumes"))]
-# A directory with one of these in it holds somebody's work.
+# A directory with one of these in it holds a person's work.
 _MARKS = (".env", ".git", ".hg", ".ssh", ".svn", "pyproject.toml")
 _FOLDERS_OF_THE_PROJECT = {"app", "deploy", "docs", "tests"}
 

@@ -28,7 +28,7 @@ FROM_TEXT: dict[int, Callable[[str], object]] = {
     DATE_CODE: date.fromisoformat,
 }
 # Of an exception's message and of its traceback so many characters are kept.
-TEXT_MOST = 10_000
+MAX_TEXT_CHARS = 10_000
 
 
 # The end of Python's calendar, and more tries than a job can have.
@@ -141,7 +141,7 @@ def require_shape(job: dict[str, Any]) -> None:
 def _encode(value: object) -> msgpack.ExtType:
     if isinstance(value, BaseException):
         trace = traceback.format_exception(value) if value.__traceback__ else []
-        texts = [type(value).__name__, message_of(value)[:TEXT_MOST], "".join(trace)[-TEXT_MOST:]]
+        texts = [type(value).__name__, message_of(value)[:MAX_TEXT_CHARS], "".join(trace)[-MAX_TEXT_CHARS:]]
         return msgpack.ExtType(EXCEPTION_CODE, msgpack.packb(texts, unicode_errors="replace"))
     kind = type(value)
     if isinstance(value, SecretStr):
