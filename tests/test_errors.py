@@ -1,4 +1,4 @@
-"""What a person meets when something is wrong: exit code 1, one line that says how to fix it, no traceback."""
+"""What a person meets when something is wrong: exit code 1, and one line that says how to fix it."""
 
 import json
 import signal

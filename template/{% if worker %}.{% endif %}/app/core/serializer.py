@@ -27,7 +27,7 @@ FROM_TEXT: dict[int, Callable[[str], object]] = {
     DECIMAL_CODE: Decimal,
     DATE_CODE: date.fromisoformat,
 }
-# Of an exception's message and of its traceback so many characters are kept.
+# How much of an exception's message and of its traceback is kept.
 MAX_TEXT_CHARS = 10_000
 
 
