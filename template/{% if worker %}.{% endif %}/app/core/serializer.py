@@ -141,7 +141,11 @@ def require_shape(job: dict[str, Any]) -> None:
 def _encode(value: object) -> msgpack.ExtType:
     if isinstance(value, BaseException):
         trace = traceback.format_exception(value) if value.__traceback__ else []
-        texts = [type(value).__name__, message_of(value)[:MAX_TEXT_CHARS], "".join(trace)[-MAX_TEXT_CHARS:]]
+        texts = [
+            type(value).__name__,
+            message_of(value)[:MAX_TEXT_CHARS],
+            "".join(trace)[-MAX_TEXT_CHARS:],
+        ]
         return msgpack.ExtType(EXCEPTION_CODE, msgpack.packb(texts, unicode_errors="replace"))
     kind = type(value)
     if isinstance(value, SecretStr):
