@@ -83,6 +83,8 @@ class Claims:
         self._is_woken = False
         self._pause_seconds = 0.0
         self._last_refusal = ""
+        # Whether a poll has met what `services/malformed.py` discards.
+        self.found_malformed = False
 
     def belong_to_this_task(self) -> bool:
         """Return whether this task polls for the claims, as it does if no other one does."""
@@ -167,6 +169,7 @@ class Claims:
             except ResponseError as error:
                 # A server that is full or read-only, for example, refuses locks.
                 self._warn(error)
+                self.found_malformed |= "WRONGTYPE" in str(error)
                 return [], None
 
         asking = asyncio.create_task(
@@ -196,9 +199,11 @@ class Claims:
         claims = []
         for job_id, score, job, tries, is_aborted in jobs:
             replies = {"GET": job, "INCRBY": tries, "EXPIRE": True, "ZREM": is_aborted}
-            # arq cannot decode any other id, and would end. The job stays locked, out of the way.
-            with suppress(UnicodeDecodeError):
+            try:
                 claims.append(Claim(job_id.decode(), float(score), self._lock_ms, replies))
+            except UnicodeDecodeError:
+                # arq cannot decode it either, and would end. The lock keeps it out of the way.
+                self.found_malformed = True
         return claims
 
     def _release_unused(self) -> None:

@@ -14,6 +14,7 @@ Keys and transactions are those of arq, so workers with and without this client 
 It is written for arq 0.28: a test names what a newer arq asks in another way.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from arq.connections import ArqRedis, RedisSettings
@@ -25,7 +26,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.client import EMPTY_RESPONSE
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from app.components.worker.claims import Claim, Claims
 from app.components.worker.transactions import Transactions
@@ -38,6 +39,7 @@ from app.core.redis import (
     connection_pool,
 )
 from app.core.serializer import deserialize, serialize
+from app.services.malformed import discard_malformed
 
 # How often the server is asked for jobs to abort; `_poll_iteration` asks in each poll.
 ABORT_INTERVAL_MS = 500
@@ -102,7 +104,13 @@ class WorkerRedis(ArqRedis):
             "num",
         }
         if is_poll and self.claims.belong_to_this_task():
-            return await self.claims.poll(args[0], kwargs["start"], kwargs["num"])
+            job_ids = await self.claims.poll(args[0], kwargs["start"], kwargs["num"])
+            # Jobs that are locked are to start without a pause.
+            if self.claims.found_malformed and not job_ids:
+                self.claims.found_malformed = False
+                with suppress(RedisError):
+                    await discard_malformed(self, args[0])
+            return job_ids
         return await super().zrangebyscore(*args, **kwargs)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
@@ -161,6 +169,8 @@ class WorkerPipeline(SafePipeline):
 
     async def _leave_with_others(self, commands: list[Any]) -> list[Any]:
         _, *queued, results = await self._client.transactions.send(commands)
+        if isinstance(results, list):
+            results = list(map(self._pass_over_wrong_type, commands, results))
         # redis-py would add the command to the message, and with it what is secret.
         for reply in (*queued, results, *(results if isinstance(results, list) else ())):
             if isinstance(reply, ResponseError):
@@ -172,6 +182,15 @@ class WorkerPipeline(SafePipeline):
             arguments = {name: value for name, value in options.items() if name != "keys"}
             values.append(callback(result, **arguments) if callback else result)
         return values
+
+    def _pass_over_wrong_type(self, command: Any, result: Any) -> Any:
+        """Read a queue, or ids to abort, of another type as empty: the next poll discards them."""
+        names = abort_jobs_ss, self._client.default_queue_name
+        is_wrong = isinstance(result, ResponseError) and "WRONGTYPE" in str(result)
+        if not is_wrong or command[1] not in names:
+            return result
+        self._client.claims.found_malformed = True
+        return [] if command[0] == "ZRANGE" else 0
 
 
 async def _return(value: Any) -> Any:

@@ -47,7 +47,8 @@ for i = 1, #due, 2 do
       job = false
     end
     bytes = bytes + (job and #job or 0)
-    table.insert(jobs, {id, due[i + 1], job, try, redis.call('ZREM', KEYS[2], id)})
+    local aborted = redis.pcall('ZREM', KEYS[2], id)
+    table.insert(jobs, {id, due[i + 1], job, try, tonumber(aborted) or 0})
   end
 end
 local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
