@@ -133,14 +133,16 @@ def test_releases_that_roll(tmp_path: Path) -> None:
     with trial(tmp_path / "trial") as run:
         workers = [run.released_worker() for _ in range(3)]
         for number in range(3):
-            run.send(1000)
-            # Today's runs before the old one ends, and the last one rolls back.
+            # Today's runs before the old one ends, which has jobs to end.
             old = workers.pop(0)
             workers.append(run.worker(BOTH[number % 2]))
+            run.send(1000, milliseconds=200)
+            run.wait_for(run.ended() + 50, 60)
             old.terminate()
             assert old.wait(60) == 0
-        run.send(1000)
         workers.append(run.released_worker())
+        run.send(1000, milliseconds=200)
+        run.wait_for(run.ended() + 50, 60)
         workers[0].terminate()
         assert workers.pop(0).wait(60) == 0
         run.send(1000)
