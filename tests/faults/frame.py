@@ -245,8 +245,20 @@ class Trial:
         wait_until(lambda: self.ended() >= count, f"{self.ended()} of {count} jobs ended", seconds)
 
     def drain(self, seconds: float = 120) -> None:
-        """Wait until the queue is empty."""
-        wait_until(lambda: not self.server.client.zcard(QUEUE), "the queue is not empty", seconds)
+        """Wait until the queue is empty.
+
+        Raises:
+            TimeoutError: It is not. The message has the locks of what is left: -2 is none.
+        """
+        client = self.server.client
+        try:
+            wait_until(lambda: not client.zcard(QUEUE), "the queue is not empty", seconds)
+        except TimeoutError as error:
+            left = [job_id.decode(errors="replace") for job_id in client.zrange(QUEUE, 0, 4)]  # type: ignore[union-attr]
+            locks = {job_id: client.pttl(f"arq:in-progress:{job_id}") for job_id in left}
+            raise TimeoutError(
+                f"{error}: {client.zcard(QUEUE)} left, locks in ms {locks}"
+            ) from None
 
     def report(self, title: str) -> tuple[int, int]:
         """Print the counts, and return how many jobs were lost and how many ran more than once.
