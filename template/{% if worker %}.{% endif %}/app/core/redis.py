@@ -1,6 +1,7 @@
 """The connection to Redis or Valkey."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -45,6 +46,8 @@ PATIENCE_SECONDS = 120
 # The same for the API and the command line, where a person waits.
 CLIENT_RESPONSE_SECONDS = 1.5
 
+log = logging.getLogger(__name__)
+
 PASSING_ERRORS = (
     OSError,
     RedisConnectionError,
@@ -80,14 +83,23 @@ class Patience(Retry):
     ) -> Any:
         """Repeat `do` after each error that may pass; `fail` closes the connection."""
         loop = asyncio.get_running_loop()
-        start, pause = loop.time(), 0.05
+        start, pause, has_told = loop.time(), 0.05, False
         while True:
             try:
                 return await in_time(do, self.response_seconds)
             except PASSING_ERRORS as error:
                 await fail(error)  # type: ignore[arg-type]
-                if loop.time() - start + pause > self.seconds:
+                waited = loop.time() - start
+                if waited + pause > self.seconds:
                     raise
+                if waited > 1 and not has_told:
+                    has_told = True
+                    log.warning(
+                        "Redis does not answer (%s), waiting for up to %d s: "
+                        "start it, or correct REDIS_URL",
+                        type(error).__name__,
+                        self.seconds,
+                    )
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1)
 
