@@ -19,6 +19,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "failure_testing_task": {"failure_rate": 0},
     "convert_image": {"source": "picture.png"},
     "describe_media": {"source": "picture.png"},
+    "send_alert": {"change": {"name": "test", "status": "resolved", "since": 0, "summary": "a test"}},
     "make_thumbnail": {"source": "picture.png", "target": "thumbnail.jpg", "max_side": 64},
 }
 PATIENCE = 60

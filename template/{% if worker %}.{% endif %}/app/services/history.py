@@ -29,7 +29,8 @@ MAX_BATCHES = 2000
 MAX_AGE_MS = 3 * 24 * 3600 * 1000
 MAX_BATCH_JOBS = 100
 MAX_ERROR_CHARS = 200
-BATCHES_PER_READ = 100
+# What one list reads at most, so that it takes the same time however much there is.
+BATCHES_PER_READ, MAX_READS = 100, 5
 
 # A cron job that runs every few seconds, and that only `CRONS` tells of.
 WATCH = "cron:watch_health"
@@ -112,7 +113,7 @@ async def list_ended(
     wanted = {"queue": queue, "task": task, "state": state}
     found: list[JobSummary] = []
     last = "+"
-    while len(found) < limit:
+    for _ in range(MAX_READS):
         batches = await or_empty(
             redis.xrevrange(keys.HISTORY, last, "-", count=BATCHES_PER_READ), []
         )
@@ -122,7 +123,7 @@ async def list_ended(
             for job in _read_batch(fields.get(b"jobs", b""))
             if all(value in (None, getattr(job, name)) for name, value in wanted.items())
         ]
-        if len(batches) < BATCHES_PER_READ:
+        if len(batches) < BATCHES_PER_READ or len(found) >= limit:
             break
         last = f"({batches[-1][0].decode()}"
     return found[:limit]
