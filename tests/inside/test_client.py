@@ -57,7 +57,7 @@ async def try_twice(ctx: dict[str, Any]) -> int:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -157,7 +157,7 @@ async def test_locks_that_are_not_used_are_given_back(redis: ArqRedis) -> None:
     worker = create_worker(queue, max_jobs=2, handle_signals=False)
     task = asyncio.create_task(worker.async_run())
     await until(lambda: len(RUNS) == 2)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await locks(redis)) > 2:
             await asyncio.sleep(0.01)
     counts = await redis.mget([f"{retry_key_prefix}{number}" for number in range(5)])
@@ -238,7 +238,7 @@ async def test_a_worker_drains_after_the_server_was_full(redis: ArqRedis) -> Non
         assert not RUNS
     finally:
         await redis.config_set("maxmemory", 0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await redis.zcard(QUEUE):
             await asyncio.sleep(0.01)
     task.cancel()

@@ -41,7 +41,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(redis: ArqRedis, is_right: Callable[[QueueStatus], object]) -> QueueStatus:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not is_right(check := await check_queue(redis, "test", THIS)):
             await asyncio.sleep(0.05)
     return check
@@ -71,7 +71,7 @@ async def test_a_worker_beside_it_may_end(redis: ArqRedis) -> None:
     async with running(queue_of(echo)) as worker:
         await run_burst(queue_of(echo))
         await until(redis, lambda check: check.workers)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not await redis.exists(worker.health_check_key):
                 await asyncio.sleep(0.05)
 

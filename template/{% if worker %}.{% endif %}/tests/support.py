@@ -60,7 +60,7 @@ async def running(queue: type[Any]) -> AsyncIterator[Worker]:
     worker = create_worker(queue, poll_delay=0.01, handle_signals=False)
     task = asyncio.create_task(worker.async_run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while worker._pool is None or not await worker.pool.exists(worker.health_check_key):
                 await asyncio.sleep(0.01)
         yield worker
