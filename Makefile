@@ -1,13 +1,16 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
 
-.PHONY: help test demo check faults bench bench-scale screenshots bench-render
+.PHONY: help test retest demo check faults bench bench-scale screenshots bench-render
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 test: $(UV) ## run the tests
 	$(UV) run pytest --numprocesses auto --dist loadgroup --ignore tests/faults
+
+retest: $(UV) ## run the tests that failed last time once more
+	$(UV) run pytest --numprocesses auto --dist loadgroup --ignore tests/faults --last-failed
 
 demo: $(UV) ## render the default project, start it and run a job of every task
 	$(UV) run python -m tests.demo
