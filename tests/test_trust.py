@@ -102,7 +102,7 @@ def test_an_update_says_what_comes_next(released: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     copy(released, project, {}, "1.0.0")
     said = copier("update", ".", cwd=project).stderr
-    assert "    uv sync\n" in said
+    assert "\n  uv sync\n" in said
     assert "CHANGELOG.md" in said
     assert released.as_uri() in said
     assert all(len(line) <= 80 for line in said.splitlines() if str(tmp_path) not in line)
