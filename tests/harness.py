@@ -193,11 +193,13 @@ def locked(path: Path) -> Iterator[None]:
 def uncomment(project: Path, queue: str) -> None:
     """Take the comment signs off a queue's blocks, as an editor's toggle does."""
     known = CATALOGUE[queue]
+    scraped = f"          # - {known['service']}"
     # Of each block: its first and its last line, and how deep it is. A service ends at an empty line.
     blocks = [
         ("docker-compose.yml", f"  # {known['service']}:", "", 2),
         ("app/core/config.py", f'    # "{queue}": {{', "    # },", 4),
         *(("pyproject.toml", f'    # "{each}",', f'    # "{each}",', 4) for each in known["dependencies"]),
+        ("deploy/prometheus/prometheus.yml", scraped, scraped, 10),
     ]
     for name, first, last, indent in blocks:
         path = project / name
