@@ -174,7 +174,7 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     answers = harness.variant("full") | {"deployment": ["swarm"]}
     project = harness.render(template, tmp_path_factory.mktemp("swarm") / "project", answers)
     for name, old, new in (
-        ("app/components/worker/tasks/load_test.py", "wait_ms: float = 5", "wait_ms: float = 3000"),
+        ("app/components/worker/tasks/load_test.py", "le=60_000)] = 5", "le=60_000)] = 3000"),
         # With the shipped timeout of 60 s the jobs of a killed worker would stay locked for 70 s.
         ("app/components/worker/queues/load_test.py", "job_timeout = 60", "job_timeout = 10"),
     ):

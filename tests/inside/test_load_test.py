@@ -82,9 +82,7 @@ async def step(redis: ArqRedis, run: LoadTestRun) -> tasks.OrchestratorResult:
 
 
 async def test_every_job_is_counted(redis: ArqRedis, worker: Worker) -> None:
-    run = await prepare(
-        redis, LoadTest(type="io_simulation", tasks=250, batch_size=100), settings("load_test")
-    )
+    run = await prepare(redis, LoadTest(type="io_simulation", tasks=250, batch_size=100), settings)
     await start(redis, run)
     report = await wait_for_report(redis, run)
     assert report.complete
@@ -297,16 +295,16 @@ async def test_a_running_job_is_not_withdrawn(redis: ArqRedis) -> None:
 async def test_what_cannot_work_is_refused(redis: ArqRedis, worker: Worker) -> None:
     test = LoadTest(type="io_simulation", queue="lunch")
     with pytest.raises(RefusedError, match="Queue 'lunch' is not one of WORKER_QUEUES: "):
-        await prepare(redis, test, settings("load_test"))
+        await prepare(redis, test, settings)
     other = queue_of(tasks.cpu_intensive_task, max_jobs=1, queue_read_limit=1)
     test = LoadTest(type="io_simulation")
     with pytest.raises(RefusedError, match="does not run io_simulation_task: add it"):
-        await prepare(redis, test, other)
+        await prepare(redis, test, lambda _: other)
 
 
 async def test_a_queue_without_a_worker_is_refused(redis: ArqRedis) -> None:
     with pytest.raises(RefusedError, match=r"start one with `python -m arq .*load_test"):
-        await prepare(redis, LoadTest(type="io_simulation"), settings("load_test"))
+        await prepare(redis, LoadTest(type="io_simulation"), settings)
     assert await list_runs(redis) == {}
 
 
@@ -378,16 +376,16 @@ async def test_watching_waits_out_an_outage(tmp_path: Path) -> None:
             await send(redis, run, seconds=1)
             collector = Collector(redis, run)
             os.kill(process_id, signal.SIGSTOP)
-            async for progress in watch(collector, interval=0.01):
-                if progress.outage:
+            async for outage in watch(collector, interval=0.01):
+                if outage:
                     os.kill(process_id, signal.SIGCONT)
                     break
             result = serialize({"s": True, "r": None})
             await redis.mset(
                 dict.fromkeys((result_key_prefix + i for i in run.job_ids([0, 1])), result)
             )
-            last = [progress async for progress in watch(collector, interval=0.01)][-1]
-            assert (last.done, last.outage) == (2, None)
+            looks = [outage async for outage in watch(collector, interval=0.01)]
+            assert (collector.outcomes.finished, looks[-1]) == (2, None)
 
 
 async def test_watching_reads_little(redis: ArqRedis) -> None:

@@ -70,11 +70,12 @@ async def test_a_run_is_reported_listed_and_compared(worker: Worker) -> None:
     listed = json.loads("\n".join(await lines_of("list", "--json")))
     assert [run["id"] for run in listed] == [second["id"], first]
 
-    heading, *rows = await lines_of("compare", first, second["id"])
+    one, other, heading, *rows = await lines_of("compare", first, second["id"])
+    assert one == title
+    assert other == f"Run {second['id']}: 20 x io_simulation on queue load_test"
     assert heading.split() == [first, second["id"], "Ratio"]
     table = {row.split("  ")[0]: row.split()[-3:] for row in rows}
-    assert table["Type"][-2:] == ["io_simulation", "io_simulation"]
-    assert table["Tasks"] == ["10", "20", "differs"]
+    assert table["Tasks"] == ["10", "20", "2.00"]
     compared = json.loads("\n".join(await lines_of("compare", first, second["id"], "--json")))
     assert [run["id"] for run in compared] == [first, second["id"]]
 
@@ -99,7 +100,10 @@ async def test_a_run_that_is_not_waited_for_is_named(worker: Worker) -> None:
     [
         (["run", *IO, "--tasks", "0"], "--tasks: Input should be greater"),
         (["run", *IO, "--timeout", "nan"], "--timeout: Input should be a finite number."),
-        (["run", *IO, "--queue", "lunch"], "--queue: 'lunch' is not one of system, load_test"),
+        (
+            ["run", *IO, "--queue", "lunch"],
+            "Queue 'lunch' is not one of WORKER_QUEUES: system, load_test",
+        ),
         (["run", *IO, "--plot", "plot.png"], "the name must end in .svg."),
         (["run", *IO, "--plot", "no/plot.svg"], "there is no directory no."),
         (["results"], "No run is stored. Start one with `full-stack load-test io`."),

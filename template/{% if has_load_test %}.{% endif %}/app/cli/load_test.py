@@ -16,7 +16,6 @@ from app import NAME
 from app.cli.client import with_client
 from app.cli.output import clean, print_json, print_table, show_age
 from app.components.worker import queues
-from app.core.config import WORKER_QUEUES
 from app.core.errors import explain
 from app.services import load_test
 from app.services.load_test import Collector, RunNotFoundError
@@ -31,9 +30,21 @@ PLOT_WIDTH, PLOT_HEIGHT = 800, 400
 MAIN_COUNTS = ("sent", "succeeded", "failed")
 RARE_COUNTS = ("aborted", "lost", "not_finished", "retried")
 
+
+def check_plot(path: Path | None) -> Path | None:
+    """Refuse a file that could not be written when the run has ended."""
+    if path and path.suffix != ".svg":
+        raise SystemExit(f"--plot {path}: the name must end in .svg.")
+    if path and not path.parent.is_dir():
+        raise SystemExit(f"--plot {path}: there is no directory {path.parent}.")
+    return path
+
+
 Tasks = Annotated[int, typer.Option(help="How many jobs, 1 to 1,000,000.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw the run times to FILE.svg.")]
+Plot = Annotated[
+    Path | None, typer.Option(callback=check_plot, help="Draw the run times to FILE.svg.")
+]
 
 app = typer.Typer(help="Measure what the workers can do.", no_args_is_help=True)
 
@@ -65,8 +76,23 @@ def run(
     except ValidationError as error:
         option = str(error.errors()[0]["loc"][0]).removesuffix("_seconds").replace("_", "-")
         raise SystemExit(f"--{option}: {error.errors()[0]['msg']}.") from None
-    _check_plot(plot)
-    _run(test, wait=wait, as_json=as_json, plot=plot)
+    run: LoadTestRun = with_client(lambda redis: load_test.prepare(redis, test, queues.settings))
+    show = f"`{COMMAND} results {run.id}`"
+    try:
+        with_client(lambda redis: load_test.start(redis, run))
+        if not wait:
+            typer.echo(f"Run {run.id} has started: see {show}.")
+            return
+        if not as_json:
+            _print_title(run)
+        report: LoadTestReport = with_client(lambda redis: _wait(redis, run))
+    except KeyboardInterrupt:
+        raise SystemExit(f"\nRun {run.id} goes on: see {show}.") from None
+    except RedisError as error:
+        raise SystemExit(f"Run {run.id}: {explain(error)} See {show}.") from None
+    _show(run, report, as_json=as_json, plot=plot)
+    if not report.complete:
+        raise SystemExit(f"Run {run.id}: not every job has finished: see {show}.")
 
 
 @app.command()
@@ -94,11 +120,10 @@ def results(
     plot: Plot = None,
 ) -> None:
     """Print the report of a run, or its figures so far."""
-    _check_plot(plot)
-    found, report = _read(run_id)
+    run, report = _read(run_id)
     if not as_json:
-        _print_title(found)
-    _show(found, report, as_json=as_json, plot=plot)
+        _print_title(run)
+    _show(run, report, as_json=as_json, plot=plot)
 
 
 @app.command("list")
@@ -109,12 +134,15 @@ def list_(as_json: AsJson = False) -> None:
         print_json([_to_json(run) if run else {"id": run_id} for run_id, run in runs.items()])
         return
     columns = ("Run", "Age", "Type", "Queue", "Tasks", "Jobs/s", "State")
-    rows = [
-        (run_id, *_describe(run).values(), run.report and run.report.jobs_per_second, _state(run))
-        if run
-        else (run_id, *[""] * 5, "unreadable")
-        for run_id, run in runs.items()
-    ]
+    rows: list[tuple[object, ...]] = []
+    for run_id, run in runs.items():
+        if run is None:
+            rows.append((run_id, *[""] * 5, "unreadable"))
+            continue
+        age = show_age(datetime.fromtimestamp(run.started, UTC))
+        rate = run.report and run.report.jobs_per_second
+        test = run.test
+        rows.append((run_id, age, test.type, test.queue, test.tasks, rate, _state(run)))
     print_table(columns, rows, EMPTY)
 
 
@@ -125,39 +153,14 @@ def compare(first_id: str, second_id: str, as_json: AsJson = False) -> None:
     if as_json:
         print_json([_to_json(first, report), _to_json(second, other_report)])
         return
-    rows: list[tuple[object, ...]] = []
-    others = _describe(second) | {"max_jobs": second.max_jobs}
-    for name, value in (_describe(first) | {"max_jobs": first.max_jobs}).items():
-        is_same = name == "Age" or value == others[name]
-        rows.append((name, value, others[name], "" if is_same else "differs"))
-    other_figures = _figures(other_report)
-    for name, figure in _figures(report).items():
-        other = other_figures[name]
-        rows.append((name, figure, other, f"{other / figure:.2f}" if figure else "-"))
+    _print_title(first)
+    _print_title(second)
+    figures, others = _figures(first, report), _figures(second, other_report)
+    rows = [
+        (name, figure, others[name], f"{others[name] / figure:.2f}" if figure else "-")
+        for name, figure in figures.items()
+    ]
     print_table(("", first.id, second.id, "Ratio"), rows, EMPTY)
-
-
-def _run(test: LoadTest, *, wait: bool, as_json: bool, plot: Path | None) -> None:
-    if test.queue not in WORKER_QUEUES:
-        raise SystemExit(f"--queue: {test.queue!r} is not one of {', '.join(WORKER_QUEUES)}.")
-    settings = queues.settings(test.queue)
-    run: LoadTestRun = with_client(lambda redis: load_test.prepare(redis, test, settings))
-    show = f"`{COMMAND} results {run.id}`"
-    try:
-        with_client(lambda redis: load_test.start(redis, run))
-        if not wait:
-            typer.echo(f"Run {run.id} has started: see {show}.")
-            return
-        if not as_json:
-            _print_title(run)
-        report: LoadTestReport = with_client(lambda redis: _wait(redis, run))
-    except KeyboardInterrupt:
-        raise SystemExit(f"\nRun {run.id} goes on: see {show}.") from None
-    except RedisError as error:
-        raise SystemExit(f"Run {run.id}: {explain(error)} See {show}.") from None
-    _show(run, report, as_json=as_json, plot=plot)
-    if not report.complete:
-        raise SystemExit(f"Run {run.id}: not every job has finished: see {show}.")
 
 
 async def _wait(redis: ArqRedis, run: LoadTestRun) -> LoadTestReport:
@@ -168,12 +171,13 @@ async def _wait(redis: ArqRedis, run: LoadTestRun) -> LoadTestReport:
         *columns, console=console, transient=True, expand=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("starting", total=run.test.tasks)
-        async for progress in load_test.watch(collector):
-            rate = progress.done / max(time.time() - run.started, 0.001)
-            text = f"{progress.failed:,} failed, {rate:,.0f} jobs/s, {progress.queued:,} queued"
-            if progress.outage:
+        async for outage in load_test.watch(collector):
+            done, failed = collector.outcomes.finished, collector.outcomes.failed
+            rate = done / max(time.time() - run.started, 0.001)
+            text = f"{failed:,} failed, {rate:,.0f} jobs/s, {run.sent - done:,} queued"
+            if outage:
                 text = "Redis does not answer, waiting for it"
-            bar.update(task, completed=progress.done, description=text)
+            bar.update(task, completed=done, description=text)
     return await collector.report()
 
 
@@ -235,17 +239,13 @@ def _bars(report: LoadTestReport) -> list[str]:
     return [f"<= {upper:,} ms" if upper else "longer" for upper, _ in report.histogram]
 
 
-def _describe(run: LoadTestRun) -> dict[str, object]:
-    return {
-        "Age": show_age(datetime.fromtimestamp(run.started, UTC)),
-        "Type": run.test.type,
-        "Queue": run.test.queue,
+def _figures(run: LoadTestRun, report: LoadTestReport) -> dict[str, float]:
+    figures = {
         "Tasks": run.test.tasks,
+        "max_jobs": run.max_jobs,
+        "Jobs/s": report.jobs_per_second,
+        "Failed": report.failed,
     }
-
-
-def _figures(report: LoadTestReport) -> dict[str, float]:
-    figures = {"Jobs/s": report.jobs_per_second, "Failed": report.failed}
     for name, times in (("Wait", report.wait_ms), ("Run", report.run_ms)):
         figures[f"{name} p50, ms"] = times.p50 if times else 0
         figures[f"{name} p99, ms"] = times.p99 if times else 0
@@ -262,13 +262,6 @@ def _state(run: LoadTestRun) -> str:
 
 def _to_json(run: LoadTestRun, report: LoadTestReport | None = None) -> dict[str, Any]:
     return run.model_copy(update={"report": report or run.report}).model_dump(mode="json")
-
-
-def _check_plot(path: Path | None) -> None:
-    if path and path.suffix != ".svg":
-        raise SystemExit(f"--plot {path}: the name must end in .svg.")
-    if path and not path.parent.is_dir():
-        raise SystemExit(f"--plot {path}: there is no directory {path.parent}.")
 
 
 def _draw(report: LoadTestReport) -> str:

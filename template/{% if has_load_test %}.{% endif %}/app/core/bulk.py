@@ -1,6 +1,6 @@
 """Enqueue many jobs, and read their results, with one round trip per batch instead of per job."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 from arq.connections import ArqRedis
@@ -30,16 +30,16 @@ class JobResult(BaseModel):
     value: Any = Field(alias="r")
 
 
+def batches(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Divide the numbers of jobs into batches of `MAX_BATCH_JOBS`."""
+    for start in range(0, len(numbers), MAX_BATCH_JOBS):
+        yield numbers[start : start + MAX_BATCH_JOBS]
+
+
 async def enqueue_bulk(
     redis: ArqRedis, queue_name: str, function: str, jobs: Iterable[tuple[str, dict[str, Any]]]
 ) -> int:
-    """Enqueue up to `MAX_BATCH_JOBS` jobs that are ready at once, in arq's own format.
-
-    Args:
-        redis: The client.
-        queue_name: arq's name of the queue.
-        function: The name under which the worker knows the task.
-        jobs: The id and the keyword arguments of each job.
+    """Enqueue a batch of jobs, each an id and keyword arguments, in arq's own format.
 
     Returns:
         How many jobs were new: as with arq's `enqueue_job`, an id is enqueued once.
@@ -56,14 +56,12 @@ async def enqueue_bulk(
 
 
 async def withdraw_jobs(redis: ArqRedis, queue_name: str, job_ids: Sequence[str]) -> None:
-    """Remove up to `MAX_BATCH_JOBS` jobs from their queue, except those that are running."""
+    """Remove a batch of jobs from their queue, except those that are running."""
     await run_script(redis, "withdraw_jobs", [queue_name], job_ids)
 
 
 async def read_results(redis: ArqRedis, job_ids: Sequence[str]) -> list[JobResult | None]:
-    """Return the result of each job, or None for a job without one."""
-    if not job_ids:
-        return []
+    """Return the result of each job of a batch, or None for a job without one."""
     values = await redis.mget([result_key_prefix + job_id for job_id in job_ids])
     return [None if value is None else _read(value) for value in values]
 
@@ -76,8 +74,6 @@ def _read(value: bytes) -> JobResult:
 
 
 async def are_queued(redis: ArqRedis, queue_name: str, job_ids: Sequence[str]) -> list[bool]:
-    """Return for each job whether it waits or runs: arq keeps a running job in its queue."""
-    if not job_ids:
-        return []
+    """Return for each job of a batch whether it waits or runs: arq keeps both in its queue."""
     scores = await redis.zmscore(queue_name, list(job_ids))
     return [score is not None for score in scores]

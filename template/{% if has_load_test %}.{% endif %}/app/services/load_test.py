@@ -9,30 +9,33 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from arq import func
 from arq.connections import ArqRedis
 from arq.constants import expires_extra_ms
 from arq.jobs import serialize_job
-from arq.typing import WorkerCoroutine
 from arq.utils import timestamp_ms
-from arq.worker import Function
 from pydantic_core import from_json
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app import NAME
 from app.core import keys
-from app.core.bulk import MAX_BATCH_JOBS, are_queued, enqueue_bulk, read_results, withdraw_jobs
+from app.core.bulk import (
+    MAX_BATCH_JOBS,
+    are_queued,
+    batches,
+    enqueue_bulk,
+    read_results,
+    withdraw_jobs,
+)
 from app.core.config import WORKER_QUEUES
 from app.core.memory import require_memory
 from app.core.scripts import run_script
 from app.core.serializer import serialize
-from app.services.jobs import JobError
+from app.services.jobs import UNREADABLE, JobError, or_unreadable
 from app.services.load_test_report import (
     LoadTest,
     LoadTestReport,
@@ -40,7 +43,7 @@ from app.services.load_test_report import (
     Outcomes,
     summarize,
 )
-from app.services.queues import check_queue
+from app.services.queues import QueueSettings, check_queue
 
 MAX_RUNS = 100
 LIFETIME_SECONDS = 7 * 24 * 3600
@@ -48,16 +51,7 @@ ORCHESTRATOR = "load_test_orchestrator"
 LIST = f"`{NAME} load-test list` shows the runs of the last week"
 # A run's fields in its hash.
 FIELDS = ["run", "sent", "step", "report"]
-
-
-class WorkerSettings(Protocol):
-    """The settings of a queue's worker that a load test reads."""
-
-    functions: Sequence[WorkerCoroutine | Function]
-    queue_name: str
-    max_jobs: int
-    poll_delay: float
-    queue_read_limit: int
+_PREFIX = keys.load_test("").encode()
 
 
 class RefusedError(JobError):
@@ -68,20 +62,23 @@ class RunNotFoundError(JobError):
     """No run has this id, it is no longer stored, or what is stored is unreadable."""
 
 
-async def prepare(redis: ArqRedis, test: LoadTest, settings: WorkerSettings) -> LoadTestRun:
-    """Return a new run for the worker settings of the test's queue; nothing is stored yet.
+async def prepare(
+    redis: ArqRedis, test: LoadTest, find_settings: Callable[[str], QueueSettings]
+) -> LoadTestRun:
+    """Return a new run, with the settings of the queue's worker; nothing is stored yet.
 
     Raises:
-        RefusedError: The queue does not run the task, or a worker is missing.
+        RefusedError: The queue is unknown or does not run the task, or a worker is missing.
         MemoryFullError: Redis has no memory left.
     """
-    for name in dict.fromkeys(["load_test", test.queue]):
+    for name in dict.fromkeys([test.queue, "load_test"]):
         if name not in WORKER_QUEUES:
             known = ", ".join(WORKER_QUEUES)
             raise RefusedError(f"Queue {name!r} is not one of WORKER_QUEUES: {known}.")
         status = await check_queue(redis, name, WORKER_QUEUES[name])
         if not status.workers:
             raise RefusedError(f"Queue {name}: {status.output}")
+    settings = find_settings(test.queue)
     if test.function not in {func(function).name for function in settings.functions}:
         raise RefusedError(
             f"Queue {test.queue} does not run {test.function}: add it to `functions`."
@@ -110,7 +107,7 @@ async def start(redis: ArqRedis, run: LoadTestRun) -> None:
         pipe.zrange(keys.LOAD_TESTS, 0, -MAX_RUNS - 1)
         *_, forgotten = await pipe.execute()
     if forgotten:
-        await redis.delete(*map(_key, forgotten))
+        await redis.delete(*(_PREFIX + run_id for run_id in forgotten))
         await redis.zrem(keys.LOAD_TESTS, *forgotten)
     await enqueue_step(redis, run)
 
@@ -143,12 +140,11 @@ async def load_run(redis: ArqRedis, run_id: str) -> LoadTestRun:
         RunNotFoundError: No run has this id, or what is stored is not a run of this version.
     """
     found = await _load_runs(redis, [run_id.encode(errors="replace")])
-    if not found:
-        raise RunNotFoundError(f"There is no run {run_id!r}: {LIST}.")
-    (run,) = found.values()
-    if run is None:
+    for run in found.values():
+        if run:
+            return run
         raise RunNotFoundError(f"Run {run_id!r} is unreadable: {LIST}.")
-    return run
+    raise RunNotFoundError(f"There is no run {run_id!r}: {LIST}.")
 
 
 async def list_runs(redis: ArqRedis, limit: int = MAX_RUNS) -> dict[str, LoadTestRun | None]:
@@ -165,7 +161,13 @@ async def send(redis: ArqRedis, run: LoadTestRun, *, seconds: float) -> None:
     test, stop = run.test, time.monotonic() + seconds
     while run.sent < test.tasks and not run.is_over:
         numbers = range(run.sent, min(run.sent + test.batch_size, test.tasks))
-        jobs = zip(run.job_ids(numbers), _arguments(test, numbers), strict=True)
+        arguments = (
+            {"seed": test.seed + number}
+            if test.type == "failure_testing" and test.seed is not None
+            else {}
+            for number in numbers
+        )
+        jobs = zip(run.job_ids(numbers), arguments, strict=True)
         await enqueue_bulk(redis, run.queue_name, test.function, jobs)
         run.sent = numbers.stop
         if not await _update(redis, run, "sent", run.sent):
@@ -179,11 +181,11 @@ class Collector:
 
     def __init__(self, redis: ArqRedis, run: LoadTestRun) -> None:
         """Begin with the first job of the run."""
-        self.redis = redis
-        self.run = run
+        self.redis, self.run = redis, run
         self.outcomes = Outcomes()
+        # Jobs from this number on are still to be looked at. Of those before, these are open: they
+        # have no result yet.
         self._next = 0
-        # The jobs before the next one that have no result yet.
         self._open: list[int] = []
 
     @property
@@ -193,97 +195,87 @@ class Collector:
 
     async def collect(self) -> None:
         """Read the results that have come since the last call; queue a step that was lost."""
-        if self.run.is_over:
-            await self._collect_rest()
+        run = self.run
+        if run.is_over:
+            await self._look_at(run.sent)
+            await self._count_lost_jobs()
             return
         found = MAX_BATCH_JOBS
         while found >= MAX_BATCH_JOBS // 2:
-            stop = min(self._next + MAX_BATCH_JOBS - len(self._open), self.run.sent)
-            found = await self._read([*self._open, *range(self._next, stop)])
-            self._next = stop
+            room = MAX_BATCH_JOBS - len(self._open)
+            found = await self._look_at(min(self._next + room, run.sent))
         if not found:
             await self._count_lost_jobs()
-            await self._replace_lost_step()
+            queue = WORKER_QUEUES["load_test"]["queue_name"]
+            if await are_queued(self.redis, queue, [run.step_id(run.step)]) == [False]:
+                await enqueue_step(self.redis, run)
 
     async def report(self) -> LoadTestReport:
-        """Return the figures so far; if the run has ended, return the ones stored with it."""
-        server_cpu_seconds = await _server_cpu_seconds(self.redis)
-        used = server_cpu_seconds - self.run.server_cpu_seconds
-        report = summarize(self.outcomes, self.run, used)
-        return await self._end(report) if self.is_complete or self.run.is_over else report
+        """Return the figures so far.
 
-    async def _read(self, numbers: list[int]) -> int:
-        results = await read_results(self.redis, self.run.job_ids(numbers))
-        self._open = []
-        for number, result in zip(numbers, results, strict=True):
-            if result is None:
-                self._open.append(number)
-            else:
-                self.outcomes.add(result)
-        return len(numbers) - len(self._open)
-
-    async def _collect_rest(self) -> None:
-        """Read what there is of each job that has no result yet, once."""
-        rest = [*self._open, *range(self._next, self.run.sent)]
-        still_open: list[int] = []
-        for numbers in _batches(rest):
-            await self._read(numbers)
-            await self._count_lost_jobs()
-            still_open += self._open
-        self._open, self._next = still_open, self.run.sent
-
-    async def _count_lost_jobs(self) -> None:
-        run, waiting = self.run, self._open
-        queued = await are_queued(self.redis, run.queue_name, run.job_ids(waiting))
-        gone = [number for number, found in zip(waiting, queued, strict=True) if not found]
-        # A job leaves the queue as its result is written, so look for that once more.
-        await self._read(gone)
-        self.outcomes.lost += len(self._open)
-        self._open = [number for number, found in zip(waiting, queued, strict=True) if found]
-
-    async def _replace_lost_step(self) -> None:
-        run, queue = self.run, WORKER_QUEUES["load_test"]["queue_name"]
-        (queued,) = await are_queued(self.redis, queue, [run.step_id(run.step)])
-        if not queued:
-            await enqueue_step(self.redis, run)
-
-    async def _end(self, report: LoadTestReport) -> LoadTestReport:
-        """Store the report if it is the first one, and withdraw the jobs that are still queued."""
-        run, queue = self.run, WORKER_QUEUES["load_test"]["queue_name"]
+        When the run has ended, they are stored as its report, unless it has one, which is returned
+        then; and its jobs that are still queued are withdrawn.
+        """
+        run = self.run
+        used = await _server_cpu_seconds(self.redis) - run.server_cpu_seconds
+        report = summarize(self.outcomes, run, used)
+        if not (self.is_complete or run.is_over):
+            return report
         if not await _update(self.redis, run, "report", report.model_dump_json()):
             stored = (await _load_runs(self.redis, [run.id.encode()])).get(run.id)
             report = (stored and stored.report) or report
-        for numbers in _batches(self._open):
+        for numbers in batches(self._open):
             await withdraw_jobs(self.redis, run.queue_name, run.job_ids(numbers))
+        queue = WORKER_QUEUES["load_test"]["queue_name"]
         await withdraw_jobs(self.redis, queue, [run.step_id(run.step)])
         return report
 
+    async def _look_at(self, stop: int) -> int:
+        """Read the results of the open jobs and of those up to `stop`; return how many came."""
+        looked_at = [*self._open, *range(self._next, stop)]
+        self._next = stop
+        self._open = await self._read(looked_at)
+        return len(looked_at) - len(self._open)
 
-@dataclass
-class LoadTestProgress:
-    """How far a run is; `outage` says why Redis does not answer."""
+    async def _read(self, numbers: list[int]) -> list[int]:
+        """Count the results of jobs; return the jobs that have none."""
+        without = []
+        for batch in batches(numbers):
+            results = await read_results(self.redis, self.run.job_ids(batch))
+            for number, result in zip(batch, results, strict=True):
+                if result is None:
+                    without.append(number)
+                else:
+                    self.outcomes.add(result)
+        return without
 
-    done: int = 0
-    failed: int = 0
-    queued: int = 0
-    outage: RedisError | None = None
+    async def _count_lost_jobs(self) -> None:
+        """Count the open jobs that are not queued."""
+        run = self.run
+        waiting: list[int] = []
+        gone: list[int] = []
+        for batch in batches(self._open):
+            queued = await are_queued(self.redis, run.queue_name, run.job_ids(batch))
+            for number, is_queued in zip(batch, queued, strict=True):
+                (waiting if is_queued else gone).append(number)
+        # A job leaves the queue as its result is written, so look for that once more.
+        self.outcomes.lost += len(await self._read(gone))
+        self._open = waiting
 
 
-async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[LoadTestProgress]:
-    """Collect until the run ends, and yield how far it is; wait while Redis does not answer.
+async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[RedisError | None]:
+    """Collect every `interval` seconds until the run ends; wait while Redis does not answer.
 
-    Args:
-        collector: The collector of the run.
-        interval: The seconds between two looks.
+    Yields:
+        Why Redis does not answer, or None, after each look.
 
     Raises:
         RunNotFoundError: The run is no longer stored.
         RedisError: Redis does not answer at the deadline.
     """
     run, redis = collector.run, collector.redis
-    progress = LoadTestProgress()
     while True:
-        is_over = run.is_over
+        is_over, outage = run.is_over, None
         try:
             sent, step = await redis.hmget(keys.load_test(run.id), ["sent", "step"])  # type: ignore[misc]
             if sent is None:
@@ -292,15 +284,11 @@ async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[Lo
                 )
             run.sent, run.step = int(sent), int(step)
             await collector.collect()
-            progress.queued = await redis.zcard(run.queue_name)
-            progress.outage = None
         except (RedisConnectionError, RedisTimeoutError) as error:
             if is_over:
                 raise
-            progress.outage = error
-        progress.done = collector.outcomes.finished
-        progress.failed = collector.outcomes.failed
-        yield progress
+            outage = error
+        yield outage
         if collector.is_complete or is_over:
             return
         await asyncio.sleep(interval)
@@ -315,40 +303,26 @@ async def read_report(redis: ArqRedis, run: LoadTestRun) -> LoadTestReport:
     return await collector.report()
 
 
-def _batches(numbers: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(numbers), MAX_BATCH_JOBS):
-        yield numbers[start : start + MAX_BATCH_JOBS]
-
-
-def _key(run_id: bytes) -> bytes:
-    return keys.load_test("").encode() + run_id
-
-
 async def _load_runs(redis: ArqRedis, run_ids: Sequence[bytes]) -> dict[str, LoadTestRun | None]:
     async with redis.pipeline(transaction=False) as pipe:
         for run_id in run_ids:
-            pipe.hmget(_key(run_id), FIELDS)  # type: ignore[arg-type]
+            pipe.hmget(_PREFIX + run_id, FIELDS)  # type: ignore[arg-type]
         stored = await pipe.execute(raise_on_error=False)
     runs: dict[str, LoadTestRun | None] = {}
-    for run_id, values in zip(run_ids, stored, strict=True):
-        if isinstance(values, ResponseError) and str(values).startswith("WRONGTYPE"):
-            values = [b""]
-        if isinstance(values, Exception):
-            raise values
+    for run_id, values in zip(run_ids, map(or_unreadable, stored), strict=True):
         # The sorted set remembers a run for longer than its hash lives.
         if any(value is not None for value in values):
             name = run_id.decode(errors="backslashreplace")
-            runs[name] = _parse(name, values)
+            runs[name] = None if values == UNREADABLE else _parse(name, values)
     return runs
 
 
 def _parse(run_id: str, values: Sequence[bytes | None]) -> LoadTestRun | None:
+    known = zip(FIELDS, values, strict=True)
     try:
-        run, *state = [from_json(value or b"null") for value in values]
-        fields = zip(FIELDS[1:], state, strict=True)
-        known = {name: value for name, value in fields if value is not None}
-        return LoadTestRun.model_validate(run | known | {"id": run_id})
-    except (ValueError, TypeError):
+        fields = {name: from_json(value) for name, value in known if value is not None}
+        return LoadTestRun.model_validate(fields.pop("run") | fields | {"id": run_id})
+    except (ValueError, TypeError, KeyError):
         return None
 
 
@@ -356,12 +330,6 @@ async def _update(redis: ArqRedis, run: LoadTestRun, field: str, value: str | in
     """Set a field of a run; return False if the run has its report or is no longer stored."""
     key = keys.load_test(run.id)
     return bool(await run_script(redis, "update_load_test", [key], [field, value]))
-
-
-def _arguments(test: LoadTest, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    if test.type == "failure_testing" and test.seed is not None:
-        return [{"seed": test.seed + number} for number in numbers]
-    return [{}] * len(numbers)
 
 
 async def _server_cpu_seconds(redis: ArqRedis) -> float:

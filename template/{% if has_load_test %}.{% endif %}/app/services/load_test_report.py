@@ -143,22 +143,6 @@ class LoadTestRun(BaseModel, allow_inf_nan=False):
 
 
 @dataclass
-class WorkerCpu:
-    """The CPU seconds of a worker's process after two of its jobs, and when they finished."""
-
-    first_finish: int
-    last_finish: int
-    first_cpu: float
-    last_cpu: float
-
-    @property
-    def cores(self) -> float:
-        """The cores that the process used on average."""
-        seconds = (self.last_finish - self.first_finish) / 1000
-        return (self.last_cpu - self.first_cpu) / seconds if seconds > 0 else 0
-
-
-@dataclass
 class Outcomes:
     """The sums over the results read so far; times are milliseconds."""
 
@@ -173,8 +157,9 @@ class Outcomes:
     failures: Counter[str] = field(default_factory=Counter)
     first_sent: float = math.inf
     last_sent: float = 0
-    last_finish: float = 0
-    workers: dict[str, WorkerCpu] = field(default_factory=dict)
+    # The CPU seconds of each worker's process after the first and the last of its jobs, and when
+    # these finished.
+    workers: dict[str, tuple[tuple[float, int], tuple[float, int]]] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
@@ -192,32 +177,26 @@ class Outcomes:
         if result.finished:
             self.runs.append(max(result.finished - result.started, 0))
             self.finishes.append(result.finished)
-            self.last_finish = max(self.last_finish, result.finished)
         if result.success:
             self.succeeded += 1
-            self._add_worker(result)
+            match result.value:
+                case {"worker": str(worker), "cpu_seconds": float(cpu)} if math.isfinite(cpu):
+                    now = cpu, result.finished
+                    first, last = self.workers.get(worker, (now, now))
+                    self.workers[worker] = min(first, now), max(last, now)
         elif isinstance(result.value, asyncio.CancelledError):
             self.aborted += 1
         else:
             self.failed += 1
             self.failures[str(result.value)[:MAX_ERROR_CHARS]] += 1
 
-    def _add_worker(self, result: JobResult) -> None:
-        match result.value:
-            case {"worker": str(worker), "cpu_seconds": float(cpu)} if math.isfinite(cpu):
-                finish = result.finished
-                known = self.workers.setdefault(worker, WorkerCpu(finish, finish, cpu, cpu))
-                if cpu < known.first_cpu:
-                    known.first_cpu, known.first_finish = cpu, finish
-                if cpu > known.last_cpu:
-                    known.last_cpu, known.last_finish = cpu, finish
-
 
 def summarize(outcomes: Outcomes, run: LoadTestRun, server_cpu_seconds: float) -> LoadTestReport:
     """Turn outcomes into a report; `server_cpu_seconds` is what Redis has used during the run."""
-    first_sent = min(outcomes.first_sent, outcomes.last_finish)
+    last_finish = max(outcomes.finishes, default=0)
+    first_sent = min(outcomes.first_sent, last_finish)
     # Without a job that has run, every rate and every share is 0.
-    wall = max(outcomes.last_finish - first_sent, 1) / 1000 if outcomes.runs else math.inf
+    wall = max(last_finish - first_sent, 1) / 1000 if outcomes.runs else math.inf
     workers = max(len(outcomes.workers), 1)
     started_at_most = run.read_limit * workers * wall / run.poll_delay
     report = LoadTestReport(
@@ -237,7 +216,7 @@ def summarize(outcomes: Outcomes, run: LoadTestRun, server_cpu_seconds: float) -
         timeline=timeline(outcomes.finishes, first_sent),
         failures=dict(outcomes.failures.most_common(MAX_FAILURES)),
         slots_busy=round(sum(outcomes.runs) / 1000 / (wall * workers * run.max_jobs), 3),
-        worker_cores=round(max((cpu.cores for cpu in outcomes.workers.values()), default=0), 3),
+        worker_cores=round(max(map(_cores, outcomes.workers.values()), default=0), 3),
         server_cores=round(max(server_cpu_seconds, 0) / wall, 3),
         sending_share=round(max(outcomes.last_sent - first_sent, 0) / 1000 / wall, 3),
         poll_share=round(outcomes.finished / started_at_most, 3),
@@ -247,16 +226,18 @@ def summarize(outcomes: Outcomes, run: LoadTestRun, server_cpu_seconds: float) -
     return report
 
 
+def _cores(of_worker: tuple[tuple[float, int], tuple[float, int]]) -> float:
+    (first_cpu, first_ms), (last_cpu, last_ms) = of_worker
+    return (last_cpu - first_cpu) * 1000 / (last_ms - first_ms) if last_ms > first_ms else 0
+
+
 def percentiles(values: Sequence[float]) -> Percentiles | None:
     """Return the percentiles of a list, or None for an empty one."""
     if not values:
         return None
     ranked = sorted(values)
-
-    def rank(percent: int) -> float:
-        return ranked[math.ceil(len(ranked) * percent / 100) - 1]
-
-    return Percentiles(p50=rank(50), p90=rank(90), p95=rank(95), p99=rank(99), max=ranked[-1])
+    p50, p90, p95, p99 = (ranked[math.ceil(len(ranked) * p / 100) - 1] for p in (50, 90, 95, 99))
+    return Percentiles(p50=p50, p90=p90, p95=p95, p99=p99, max=ranked[-1])
 
 
 def timeline(finishes: Sequence[int], start: float) -> list[int]:

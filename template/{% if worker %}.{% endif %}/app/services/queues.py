@@ -1,7 +1,13 @@
 """The state of a queue and of its workers."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
+from arq.cron import CronJob
+from arq.typing import WorkerCoroutine
+from arq.worker import Function
 from redis.exceptions import RedisError
 
 from app.core import keys
@@ -17,6 +23,18 @@ QUEUE_WINDOW = 1000
 MAX_WORKERS = 1000
 MAX_WARNINGS = 5
 QUEUE_PREFIX = "arq:queue:"
+
+
+class QueueSettings(Protocol):
+    """A `WorkerSettings` class, as far as the project itself reads it."""
+
+    functions: Sequence[WorkerCoroutine | Function]
+    cron_jobs: Sequence[CronJob]
+    queue_name: str
+    max_jobs: int
+    max_tries: int
+    poll_delay: float
+    queue_read_limit: int
 
 
 class QueueStatus(Check):

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from app.components.dashboard.pages import redirect, render
 from app.components.dashboard.session import audit
 from app.components.worker import queues
-from app.core.config import WORKER_QUEUES
 from app.services import load_test
 from app.services.load_test import RefusedError, RunNotFoundError
 from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun
@@ -30,15 +29,10 @@ async def show_list(request: Request) -> Response:
 
 async def start(request: Request) -> Response:
     """Start a run."""
-    form = await request.form()
-    redis, queue = request.state.redis, str(form.get("queue"))
-    if queue not in WORKER_QUEUES:
-        raise HTTPException(422, f"There is no queue {queue!r}.")
+    redis = request.state.redis
     try:
-        test = LoadTest.model_validate(
-            {"type": form.get("type"), "tasks": form.get("tasks"), "queue": queue}
-        )
-        run = await load_test.prepare(redis, test, queues.settings(queue))
+        test = LoadTest.model_validate(dict(await request.form()))
+        run = await load_test.prepare(redis, test, queues.settings)
         await load_test.start(redis, run)
     except ValidationError as error:
         mistake = error.errors()[0]

@@ -1,4 +1,7 @@
-"""Tasks that measure workers: a few milliseconds of computing, waiting, memory use or failing."""
+"""Tasks that measure workers: a few milliseconds of computing, waiting, memory use or failing.
+
+`enqueue` and the API refuse arguments that are out of range.
+"""
 
 import asyncio
 import hashlib
@@ -6,8 +9,9 @@ import os
 import random
 import socket
 import time
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
+from pydantic import Field
 from redis.exceptions import RedisError
 
 from app.components.worker.retries import try_again
@@ -43,32 +47,29 @@ class SimulatedError(Exception):
     """The failure that `failure_testing_task` was asked for."""
 
 
-async def cpu_intensive_task(ctx: dict[str, Any], rounds: int = 10_000) -> LoadResult:
+async def cpu_intensive_task(
+    ctx: dict[str, Any], rounds: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+) -> LoadResult:
     """Derive a key in `rounds` rounds of SHA-256; return its `digest`.
 
     hashlib lets other threads run meanwhile, so neither the event loop nor the next job waits.
-
-    Raises:
-        ValueError: `rounds` is not from 1 to 10,000,000.
     """
-    _check("rounds", rounds, 1, 10_000_000)
     start = time.perf_counter()
     digest = await in_thread(ctx, hashlib.pbkdf2_hmac, "sha256", b"password", b"salt", rounds)
     return LoadResult(digest=digest.hex(), **_measure(start))
 
 
 async def io_simulation_task(
-    ctx: dict[str, Any], wait_ms: float = 5, payload_bytes: int = 1024
+    ctx: dict[str, Any],
+    wait_ms: Annotated[float, Field(ge=0, le=60_000)] = 5,
+    payload_bytes: Annotated[int, Field(ge=0, le=1_000_000)] = 1024,
 ) -> LoadResult:
     """Wait as for a slow service, then send a payload to Redis and back; return `payload_bytes`.
 
     Raises:
         arq.Retry: Redis does not answer.
         redis.exceptions.RedisError: Redis did not answer on the last try either.
-        ValueError: `wait_ms` is not from 0 to 60,000, or `payload_bytes` not from 0 to 1,000,000.
     """
-    _check("wait_ms", wait_ms, 0, 60_000)
-    _check("payload_bytes", payload_bytes, 0, 1_000_000)
     start = time.perf_counter()
     await asyncio.sleep(wait_ms / 1000)
     try:
@@ -78,28 +79,25 @@ async def io_simulation_task(
     return LoadResult(payload_bytes=len(payload), **_measure(start))
 
 
-async def memory_operations_task(ctx: dict[str, Any], megabytes: int = 4) -> LoadResult:
-    """Fill, copy, reverse and hash a block of memory, two copies at a time; return its `checksum`.
-
-    Raises:
-        ValueError: `megabytes` is not from 1 to 256.
-    """
-    _check("megabytes", megabytes, 1, 256)
+async def memory_operations_task(
+    ctx: dict[str, Any], megabytes: Annotated[int, Field(ge=1, le=256)] = 4
+) -> LoadResult:
+    """Fill, copy, reverse and hash a block of memory in two copies; return its `checksum`."""
     start = time.perf_counter()
     checksum = await in_thread(ctx, _move_memory, megabytes * 1024 * 1024)
     return LoadResult(checksum=checksum, **_measure(start))
 
 
 async def failure_testing_task(
-    ctx: dict[str, Any], failure_rate: float = 0.5, seed: int | None = None
+    ctx: dict[str, Any],
+    failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.5,
+    seed: int | None = None,
 ) -> LoadResult:
     """Fail after a moment, with the given probability; the same seed always gives the same outcome.
 
     Raises:
         SimulatedError: As asked for.
-        ValueError: `failure_rate` is not from 0 to 1.
     """
-    _check("failure_rate", failure_rate, 0, 1)
     start = time.perf_counter()
     await asyncio.sleep(0.001)
     if random.Random(seed).random() < failure_rate:  # noqa: S311 - nothing secret depends on it
@@ -132,11 +130,6 @@ async def load_test_orchestrator(ctx: dict[str, Any], run_id: str) -> Orchestrat
     except (RedisError, MemoryFullError) as error:
         raise try_again(ctx, error) from error
     return OrchestratorResult(run_id=run_id, sent=run.sent, complete=collector.is_complete)
-
-
-def _check(name: str, value: float, minimum: float, maximum: float) -> None:
-    if not minimum <= value <= maximum:
-        raise ValueError(f"{name} is {value}: it must be from {minimum} to {maximum}")
 
 
 def _move_memory(size: int) -> str:

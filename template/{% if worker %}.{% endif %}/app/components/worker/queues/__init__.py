@@ -30,25 +30,11 @@ ones, so each class names all of them:
 - `on_startup`, `on_shutdown`, `on_job_start`: the hooks of `hooks.py`.
 """
 
-from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
-from arq.cron import CronJob
-from arq.typing import WorkerCoroutine
 from arq.utils import import_string
-from arq.worker import Function
 
-
-class QueueSettings(Protocol):
-    """A `WorkerSettings` class, as far as the project itself reads it."""
-
-    functions: Sequence[WorkerCoroutine | Function]
-    cron_jobs: Sequence[CronJob]
-    queue_name: str
-    max_jobs: int
-    max_tries: int
-    poll_delay: float
-    queue_read_limit: int
+from app.services.queues import QueueSettings
 
 
 def settings(name: str) -> QueueSettings:
