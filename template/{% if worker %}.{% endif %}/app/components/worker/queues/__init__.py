@@ -4,8 +4,8 @@ To add a queue, copy a module. arq reads the settings from the class itself and 
 ones, so each class names all of them:
 
 - `functions`, `cron_jobs`: the tasks. arq gives a run of a cron job the same id in all queues, so
-  that what every queue has, such as the sweep for dead letters, happens once. `keep_result` is there
-  since arq keeps no result of a cron job by default.
+  that what every queue has, such as the sweep for dead letters, happens once. `keep_result` is
+  there since arq keeps no result of a cron job by default.
 - `queue_name`: arq's name of the queue, as in `WORKER_QUEUES`.
 - `max_jobs`: how many jobs a worker runs at a time.
 - `max_tries`: a job's tries, those in which its worker stopped included. `try_again` counts on it.
