@@ -24,7 +24,8 @@ from app.components.worker.enqueue import enqueue, enqueue_with
 from app.components.worker.retries import try_again
 from app.core import memory
 from app.core.memory import MemoryFullError
-from app.services.jobs import InvalidJobError, find
+from app.services.job_lookup import find
+from app.services.jobs import InvalidJobError
 from tests.conftest import Api
 from tests.inside import command
 from tests.support import QUEUE, queue_of, run_burst

@@ -31,7 +31,8 @@ from app.services.dead_letters import (
     requeue,
     sweep,
 )
-from app.services.jobs import Job, find
+from app.services.job_lookup import find
+from app.services.jobs import Job
 from tests.inside import command
 from tests.inside.test_serializer import Bomb
 from tests.support import QUEUE, queue_of, run_burst

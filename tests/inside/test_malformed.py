@@ -20,7 +20,7 @@ from app.components.worker.lookup import check_job
 from app.core import keys
 from app.core.serializer import serialize
 from app.services.dead_letters import Filter, Selection, list_letters, purge, requeue, sweep
-from app.services.jobs import find
+from app.services.job_lookup import find
 from tests.conftest import Api
 from tests.inside import command
 from tests.support import QUEUE, queue_of, run_burst

@@ -12,7 +12,7 @@ from app.cli.output import clean, print_json, print_table, show_age
 from app.components.worker.arguments import convert
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.components.worker.lookup import find_task
-from app.services import jobs
+from app.services import job_lookup
 from app.services.job_list import list_jobs
 from app.services.jobs import InvalidJobError, Job, JobState
 
@@ -46,7 +46,7 @@ def run(
         job = await enqueue_by_name(redis, queue, task, args, kwargs)
         while wait and job.state not in ENDED:
             await asyncio.sleep(POLL_SECONDS)
-            job = await jobs.find(redis, job.id)
+            job = await job_lookup.find(redis, job.id)
         return job
 
     job = with_client(send)
@@ -57,13 +57,13 @@ def run(
 @app.command()
 def show(job_id: str, as_json: AsJson = False) -> None:
     """Print what has become of a job."""
-    _print_job(with_client(lambda redis: jobs.find(redis, job_id)), as_json=as_json)
+    _print_job(with_client(lambda redis: job_lookup.find(redis, job_id)), as_json=as_json)
 
 
 @app.command()
 def abort(job_id: str, as_json: AsJson = False) -> None:
     """Have a worker drop or cancel a job, which it does at its next poll."""
-    _print_job(with_client(lambda redis: jobs.abort(redis, job_id)), as_json=as_json)
+    _print_job(with_client(lambda redis: job_lookup.abort(redis, job_id)), as_json=as_json)
 
 
 @app.command("list")

@@ -8,9 +8,8 @@ from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_pref
 from arq.utils import timestamp_ms
 
 from app.core.config import WORKER_QUEUES
-from app.services.dead_letters import show_id
 from app.services.history import JobSummary, list_ended
-from app.services.jobs import UNREADABLE, JobState, or_unreadable, to_time
+from app.services.jobs import UNREADABLE, JobState, or_unreadable, show_id, to_time
 
 WAITING: tuple[JobState, ...] = ("queued", "deferred", "running", "retrying")
 # Of each queue, this many of the jobs that are due last are looked at.

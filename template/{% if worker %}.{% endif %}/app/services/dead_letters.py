@@ -29,6 +29,7 @@ from app.services.jobs import (
     JobNotFoundError,
     check_size,
     read_result,
+    show_id,
 )
 
 MAX_LETTERS = 10_000
@@ -198,11 +199,6 @@ async def purge(redis: ArqRedis, selection: Selection) -> int:
             arguments += job_id, b"" if raw == UNREADABLE else raw
         purged += await run_script(redis, "purge_letters", LETTER_KEYS, arguments)
     return purged
-
-
-def show_id(job_id: bytes) -> str:
-    """Return a job's id as text; one that is not UTF-8 has its other bytes as `\\xff`."""
-    return job_id.decode(errors="backslashreplace")
 
 
 def _letter(job_id: bytes, raw: bytes, failed_ms: int) -> tuple[list[str | bytes], list[Any]]:

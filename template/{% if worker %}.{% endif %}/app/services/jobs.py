@@ -1,26 +1,13 @@
-"""Jobs by id: look up, abort."""
+"""Jobs as the API and the command line show them."""
 
 import asyncio
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from arq.connections import ArqRedis
-from arq.constants import (
-    abort_jobs_ss,
-    in_progress_key_prefix,
-    job_key_prefix,
-    result_key_prefix,
-    retry_key_prefix,
-)
-from arq.utils import timestamp_ms
-from pydantic import BaseModel, ConfigDict
-from pydantic.config import JsonDict
+from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 from redis.exceptions import ResponseError
 
-from app.core import keys
-from app.core.config import WORKER_QUEUES
-from app.core.scripts import run_script
 from app.core.serializer import context_of, deserialize
 from app.services.queues import show_queue
 
@@ -36,24 +23,8 @@ UNREADABLE = b"\xc1"
 UNKNOWN_TASK = "<unknown>"
 
 
-EXAMPLE: JsonDict = {
-    "id": "report-7",
-    "state": "succeeded",
-    "queue": "reports",
-    "task": "write_report",
-    "kwargs": {"month": "2026-11"},
-    "tries": 1,
-    "enqueued": "2026-11-24T08:30:00.125000Z",
-    "started": "2026-11-24T08:30:00.250000Z",
-    "finished": "2026-11-24T08:30:02.500000Z",
-    "result": {"pages": 12},
-}
-
-
 class Job(BaseModel):
     """A job. Arguments and result are plain JSON: bytes are base64, a secret is asterisks."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     id: str
     state: JobState
@@ -98,78 +69,6 @@ class TooLargeError(JobError):
     """The job is too large to send or to show."""
 
 
-async def find(redis: ArqRedis, job_id: str) -> Job:
-    """Return what is known of a job.
-
-    A running job is one that arq has locked for a worker. If that worker was killed, the lock ends
-    10 s after the longest timeout of the queue; until another worker takes the job, it is retrying.
-
-    Raises:
-        JobNotFoundError: There is no such job.
-        TooLargeError: The job or its result is larger than `MAX_SHOWN_BYTES`.
-    """
-    names = [queue["queue_name"] for queue in WORKER_QUEUES.values()]
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.getrange(job_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
-        pipe.getrange(result_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
-        pipe.hget(keys.LETTERS, job_id)
-        pipe.exists(in_progress_key_prefix + job_id)
-        pipe.get(retry_key_prefix + job_id)
-        for name in names:
-            pipe.zscore(name, job_id)
-        payload, result, letter, in_progress, tries, *scores = await pipe.execute(
-            raise_on_error=False
-        )
-    payload, result = or_unreadable(payload), or_unreadable(result)
-    queued = [
-        (name, score) for name, score in zip(names, scores, strict=True) if isinstance(score, float)
-    ]
-    if not queued:
-        # A dead letter outlives the result that it was.
-        raw = result or (letter if isinstance(letter, bytes) else b"")
-        if not raw:
-            raise JobNotFoundError(f"there is no job {job_id!r}, or its result has expired")
-        check_size(job_id, raw)
-        return read_result(job_id, raw)
-
-    check_size(job_id, payload)
-    name, score = queued[0]
-    job = Job(id=job_id, state="queued", queue=show_queue(name), due=to_time(score))
-    job.tries = int(tries) if isinstance(tries, bytes) and tries.isdigit() else 0
-    if in_progress:
-        job.state = "running"
-    elif not payload:
-        job.state, job.error = "failed", "the job expired before a worker took it"
-    elif tries:
-        job.state = "retrying"
-    elif score > timestamp_ms():
-        job.state = "deferred"
-    if payload:
-        try:
-            _add_payload(job, deserialize(payload))
-        except Exception as error:
-            job.error = f"unreadable job ({type(error).__name__}): a worker will refuse it"
-    return job
-
-
-async def abort(redis: ArqRedis, job_id: str) -> Job:
-    """Have a worker drop a waiting job or cancel a running one; return the job as it is then.
-
-    Work that a task has handed to a thread continues to its end.
-
-    Raises:
-        JobConflictError: The job has finished already.
-        JobNotFoundError: There is no such job.
-    """
-    now = str(timestamp_ms())
-    for queue in WORKER_QUEUES.values():
-        queue_keys = (queue["queue_name"], abort_jobs_ss)
-        if await run_script(redis, "abort_job", queue_keys, (job_id, now)):
-            return await find(redis, job_id)
-    job = await find(redis, job_id)
-    raise JobConflictError(f"the job {job_id!r} has {job.state} already")
-
-
 def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:
     """Return the job whose result is `raw`; a result that cannot be read is a failed job."""
     job = Job(id=job_id, state="failed")
@@ -177,7 +76,7 @@ def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:
         data = deserialize(raw)
         if not with_arguments:
             data |= {"a": [], "k": {}}
-        _add_payload(job, data)
+        add_payload(job, data)
         job.queue, job.tries = show_queue(str(data["q"])), int(data["t"])
         job.started, job.finished = to_time(data["st"]), to_time(data["ft"])
         outcome = data["r"]
@@ -192,6 +91,15 @@ def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:
         reason = f"unreadable result ({type(error).__name__}): it was not written by a worker"
         return Job(id=job_id, state="failed", error=reason)
     return job
+
+
+def add_payload(job: Job, data: dict[str, Any]) -> None:
+    """Add what arq wrote when the job was sent."""
+    job.task = str(data["f"]) if data["f"] != UNKNOWN_TASK else None
+    job.args = [to_json(value) for value in data["a"]]
+    job.kwargs = {str(name): to_json(value) for name, value in data["k"].items()}
+    job.enqueued = to_time(data["et"])
+    job.request_id = context_of(data).get("request_id")
 
 
 def to_json(value: object) -> Any:
@@ -223,17 +131,14 @@ def check_size(job_id: str, raw: bytes) -> None:
         raise TooLargeError(f"the job {job_id!r} is larger than {MAX_SHOWN_BYTES:,} bytes")
 
 
-def _add_payload(job: Job, data: dict[str, Any]) -> None:
-    job.task = str(data["f"]) if data["f"] != UNKNOWN_TASK else None
-    job.args = [to_json(value) for value in data["a"]]
-    job.kwargs = {str(name): to_json(value) for name, value in data["k"].items()}
-    job.enqueued = to_time(data["et"])
-    job.request_id = context_of(data).get("request_id")
-
-
 def to_time(milliseconds: float) -> datetime | None:
     """Return one of arq's times, or None for 0 or what is not a time: arq does not know it."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
     except (OverflowError, ValueError, OSError):
         return None
+
+
+def show_id(job_id: bytes) -> str:
+    """Return a job's id as text; one that is not UTF-8 has its other bytes as `\\xff`."""
+    return job_id.decode(errors="backslashreplace")

@@ -15,8 +15,8 @@ from arq.constants import (
 from arq.utils import timestamp_ms
 
 from app.core.serializer import TaskError, serialize
-from app.services.dead_letters import keep, show_id
-from app.services.jobs import UNKNOWN_TASK
+from app.services.dead_letters import keep
+from app.services.jobs import UNKNOWN_TASK, show_id
 
 # How many of the next jobs of a queue are looked at: a worker takes no more in a poll.
 MAX_JOBS = 1000

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from app.components.dashboard.pages import redirect, render
 from app.components.dashboard.session import audit
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
-from app.services import jobs
+from app.services import job_lookup
 from app.services.job_list import list_jobs
 from app.services.jobs import InvalidJobError
 
@@ -29,14 +29,14 @@ async def show_list(request: Request) -> Response:
 
 async def show(request: Request, job_id: str | None = None) -> Response:
     """Show all that is known of a job."""
-    job = await jobs.find(request.state.redis, job_id or request.query_params.get("id", ""))
+    job = await job_lookup.find(request.state.redis, job_id or request.query_params.get("id", ""))
     return render(request, "job", job=job)
 
 
 async def abort(request: Request) -> Response:
     """Abort a job that waits or runs."""
     job_id = str((await request.form()).get("id"))
-    await jobs.abort(request.state.redis, job_id)
+    await job_lookup.abort(request.state.redis, job_id)
     audit(request, "abort", job_id=job_id)
     return redirect(request, "job", "A worker aborts the job at its next poll.", id=job_id)
 
@@ -53,7 +53,7 @@ async def send(request: Request) -> Response:
     task = _find(form.get("queue"), form.get("task"))
     try:
         if again := form.get("again"):
-            old = await jobs.find(request.state.redis, again)
+            old = await job_lookup.find(request.state.redis, again)
             job = await enqueue_by_name(
                 request.state.redis, old.queue or "", old.task or "", old.args, old.kwargs
             )

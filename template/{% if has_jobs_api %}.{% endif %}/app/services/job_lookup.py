@@ -1,0 +1,100 @@
+"""Jobs by id: look up, abort."""
+
+from arq.connections import ArqRedis
+from arq.constants import (
+    abort_jobs_ss,
+    in_progress_key_prefix,
+    job_key_prefix,
+    result_key_prefix,
+    retry_key_prefix,
+)
+from arq.utils import timestamp_ms
+
+from app.core import keys
+from app.core.config import WORKER_QUEUES
+from app.core.scripts import run_script
+from app.core.serializer import deserialize
+from app.services.jobs import (
+    MAX_SHOWN_BYTES,
+    Job,
+    JobConflictError,
+    JobNotFoundError,
+    add_payload,
+    check_size,
+    or_unreadable,
+    read_result,
+    to_time,
+)
+from app.services.queues import show_queue
+
+
+async def find(redis: ArqRedis, job_id: str) -> Job:
+    """Return what is known of a job.
+
+    A running job is one that arq has locked for a worker. If that worker was killed, the lock ends
+    10 s after the longest timeout of the queue; until another worker takes the job, it is retrying.
+
+    Raises:
+        JobNotFoundError: There is no such job.
+        TooLargeError: The job or its result is larger than `MAX_SHOWN_BYTES`.
+    """
+    names = [queue["queue_name"] for queue in WORKER_QUEUES.values()]
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.getrange(job_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
+        pipe.getrange(result_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
+        pipe.hget(keys.LETTERS, job_id)
+        pipe.exists(in_progress_key_prefix + job_id)
+        pipe.get(retry_key_prefix + job_id)
+        for name in names:
+            pipe.zscore(name, job_id)
+        payload, result, letter, in_progress, tries, *scores = await pipe.execute(
+            raise_on_error=False
+        )
+    payload, result = or_unreadable(payload), or_unreadable(result)
+    queued = [
+        (name, score) for name, score in zip(names, scores, strict=True) if isinstance(score, float)
+    ]
+    if not queued:
+        # A dead letter outlives the result that it was.
+        raw = result or (letter if isinstance(letter, bytes) else b"")
+        if not raw:
+            raise JobNotFoundError(f"there is no job {job_id!r}, or its result has expired")
+        check_size(job_id, raw)
+        return read_result(job_id, raw)
+
+    check_size(job_id, payload)
+    name, score = queued[0]
+    job = Job(id=job_id, state="queued", queue=show_queue(name), due=to_time(score))
+    job.tries = int(tries) if isinstance(tries, bytes) and tries.isdigit() else 0
+    if in_progress:
+        job.state = "running"
+    elif not payload:
+        job.state, job.error = "failed", "the job expired before a worker took it"
+    elif tries:
+        job.state = "retrying"
+    elif score > timestamp_ms():
+        job.state = "deferred"
+    if payload:
+        try:
+            add_payload(job, deserialize(payload))
+        except Exception as error:
+            job.error = f"unreadable job ({type(error).__name__}): a worker will refuse it"
+    return job
+
+
+async def abort(redis: ArqRedis, job_id: str) -> Job:
+    """Have a worker drop a waiting job or cancel a running one; return the job as it is then.
+
+    Work that a task has handed to a thread continues to its end.
+
+    Raises:
+        JobConflictError: The job has finished already.
+        JobNotFoundError: There is no such job.
+    """
+    now = str(timestamp_ms())
+    for queue in WORKER_QUEUES.values():
+        queue_keys = (queue["queue_name"], abort_jobs_ss)
+        if await run_script(redis, "abort_job", queue_keys, (job_id, now)):
+            return await find(redis, job_id)
+    job = await find(redis, job_id)
+    raise JobConflictError(f"the job {job_id!r} has {job.state} already")
