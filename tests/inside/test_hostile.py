@@ -6,6 +6,7 @@ import pytest
 import structlog
 from arq.connections import ArqRedis
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from app.components.backend.main import create_app
 from app.components.backend.middleware import HEADERS, MAX_BODY_BYTES
@@ -26,20 +27,24 @@ async def test_a_refusal_says_what_to_set(api: Api, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"API_KEY": None}, "API_KEY"),
-        ({"API_KEY": "change-me"}, "API_KEY"),
+        ({"API_KEY": "schlüssel-mit-umlaut"}, "API_KEY"),
+        ({"API_KEY": "a-key-with-a-break\nX-Other: 1"}, "API_KEY"),
+        ({"READ_ONLY_API_KEY": " a-key-with-a-space-before"}, "READ_ONLY_API_KEY"),
+        ({"ALERT_WEBHOOK_URL": "ftp://example.com/secret"}, "ALERT_WEBHOOK_URL"),
         ({"DEBUG": "true"}, "DEBUG"),
         ({"REDIS_URL": "redis://example.com"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://127.0.0.1.example.com"}, "REDIS_URL"),
+        ({"REDIS_URL": "rediss://:secret@example.com?ssl_cert_reqs=none"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://:secret@example.com"}, None),
         ({"REDIS_URL": "redis://localhost"}, None),
+        ({"API_KEY": " ", "READ_ONLY_API_KEY": "", "HEARTBEAT_URL": ""}, None),
         ({}, None),
     ],
 )
 def test_production_refuses_what_is_unsafe(
     wrong: dict[str, str | None], named: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = {"ENVIRONMENT": "production", "API_KEY": "0123456789abcdef", "DEBUG": "false"}
+    right = {"ENVIRONMENT": "production", "API_KEY": None, "DEBUG": "false"}
     for name, value in {**right, **wrong}.items():
         monkeypatch.delenv(name, raising=False)
         if value is not None:
@@ -47,8 +52,35 @@ def test_production_refuses_what_is_unsafe(
     if named is None:
         load_settings()
         return
-    with pytest.raises(SystemExit, match=rf"^{named} [^\n]+: [^\n]+$"):
+    with pytest.raises(SystemExit, match=rf"^{named} [^\n]+: [^\n]+$") as refusal:
         load_settings()
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "READ_ONLY_API_KEY"])
+@pytest.mark.parametrize("key", [None, "change-me", "fifteen-letters"])
+def test_only_the_web_application_needs_safe_keys(
+    name: str, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ENVIRONMENT", "production")
+    create_app()
+    monkeypatch.setattr(settings, name, key and SecretStr(key))
+    if name == "READ_ONLY_API_KEY" and key is None:
+        create_app()
+        return
+    with pytest.raises(SystemExit, match=rf"^{name} has fewer than 16 [^\n]+$"):
+        create_app()
+
+
+def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://user:hidden-1@localhost")
+    for name in ("API_KEY", "READ_ONLY_API_KEY"):
+        monkeypatch.setenv(name, "hidden-2-hidden-2-hidden-2")
+    for name in ("ALERT_WEBHOOK_URL", "HEARTBEAT_URL"):
+        monkeypatch.setenv(name, "https://example.com/hidden-3")
+    loaded = load_settings()
+    assert "PORT=8000" in repr(loaded)
+    assert "hidden" not in f"{loaded!r} {loaded}"
 
 
 async def test_the_rate_holds_over_two_processes(

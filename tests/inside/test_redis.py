@@ -27,7 +27,7 @@ from app.core.redis import (
     Patience,
     create_client,
     describe_server,
-    is_unprotected,
+    find_weakness,
     redis_settings,
 )
 from tests.support import QUEUE
@@ -75,10 +75,26 @@ def test_a_server_is_described_without_its_password() -> None:
         assert given.password == "s3cret"  # noqa: S105
 
 
-def test_a_server_elsewhere_needs_a_password_or_tls() -> None:
-    assert is_unprotected(redis_settings("redis://elsewhere"))
-    for url in ("redis://:a@elsewhere", "rediss://elsewhere", "redis://localhost", "unix:///a"):
-        assert not is_unprotected(redis_settings(url))
+@pytest.mark.parametrize(
+    ("url", "weakness"),
+    [
+        ("redis://elsewhere", "no password"),
+        ("redis://:@elsewhere", "no password"),
+        ("rediss://elsewhere", "no password"),
+        ("redis+sentinel://one,two/main", "no password"),
+        ("redis://:change-me@elsewhere", "the example's password"),
+        ("rediss://:a@elsewhere?ssl_cert_reqs=none", "does not check"),
+        ("rediss://:a@elsewhere?ssl_cert_reqs=optional", "does not check"),
+        ("redis://:a@elsewhere", None),
+        ("rediss://:a@elsewhere", None),
+        ("rediss://elsewhere?ssl_certfile=/own.pem", None),
+        ("redis://localhost", None),
+        ("unix:///a", None),
+    ],
+)
+def test_an_unsafe_way_to_the_server_is_named(url: str, weakness: str | None) -> None:
+    found = find_weakness(redis_settings(url))
+    assert (weakness is None and found is None) or (weakness and weakness in str(found))
 
 
 @pytest.mark.parametrize(

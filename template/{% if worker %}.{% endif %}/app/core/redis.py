@@ -45,6 +45,8 @@ RESPONSE_SECONDS = 3
 PATIENCE_SECONDS = 120
 # The same for the API and the command line, where a person waits.
 CLIENT_RESPONSE_SECONDS = 1.5
+# REDIS_PASSWORD in .env.example.
+EXAMPLE_PASSWORD = "change-me"  # noqa: S105 - it is refused
 
 log = logging.getLogger(__name__)
 
@@ -274,10 +276,20 @@ def describe_server(settings: RedisSettings) -> str:
     return f"{scheme}+sentinel://{hosts}/{settings.sentinel_master}/{settings.database}"
 
 
-def is_unprotected(settings: RedisSettings) -> bool:
-    """Return whether the way to the server is neither local nor guarded by TLS or a password."""
-    is_local = settings.unix_socket_path or settings.host in ("localhost", "127.0.0.1", "::1")
-    return not (is_local or settings.ssl or settings.password)
+def find_weakness(settings: RedisSettings) -> str | None:
+    """Return why the way to the server is unsafe in production, and what to do; None if it is not.
+
+    A server on this machine needs neither TLS nor a password.
+    """
+    if settings.unix_socket_path or settings.host in ("localhost", "127.0.0.1", "::1"):
+        return None
+    if settings.ssl and not settings.ssl_check_hostname:
+        return "does not check the server's certificate in production: name its ssl_ca_certs"
+    if settings.password == EXAMPLE_PASSWORD:
+        return "has the example's password in production: choose another"
+    if not settings.password and not settings.ssl_certfile:
+        return "has no password in production, and its host is another: set one"
+    return None
 
 
 def connection_pool(settings: RedisSettings, **options: Any) -> ConnectionPool:

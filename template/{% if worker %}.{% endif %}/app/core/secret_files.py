@@ -12,7 +12,7 @@ def read_secret_file(name: str) -> str | None:
     path = os.environ.get(f"{name}_FILE")
     if not path:
         return None
-    if name in os.environ:
+    if os.environ.get(name):
         raise ValueError(f"{name} and {name}_FILE are both set: unset one of them")
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes longer to import than all the rest
