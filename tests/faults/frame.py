@@ -207,7 +207,7 @@ class Trial:
             port: int = listener.getsockname()[1]
         with (self.directory / "web.log").open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from app.cli.main import main; main()", "serve"],
+                [sys.executable, "-c", "from app.cli import run; run()", "serve"],
                 cwd=ROOT,
                 stdout=output,
                 stderr=output,

@@ -37,9 +37,9 @@ async def run(module: str, *arguments: str, answer: str = "") -> tuple[int, str,
 
 
 if __name__ == "__main__":
-    from app.cli.main import main
+    from app.cli import run as run_here
 
     entries, modules = queues_with(importlib.import_module(sys.argv.pop(1)).WorkerSettings)
     WORKER_QUEUES.update(entries)
     sys.modules.update(modules)
-    main()
+    run_here()

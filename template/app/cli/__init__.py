@@ -1,6 +1,21 @@
 """The command line."""
 
-from app.core.errors import install_excepthook
+from app.core.errors import explain
 
-# Before the commands are imported, so that a library that is missing is one line too.
-install_excepthook()
+
+def run() -> None:
+    """Run the project's command.
+
+    Raises:
+        SystemExit: With 1 and one line, for an error that `explain` knows.
+    """
+    try:
+        # A library that is missing is one line too.
+        from app.cli.main import app
+
+        app()
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        raise SystemExit(line) from None

@@ -3,8 +3,8 @@
     python -m app.check [--live] QUEUE
 
 It reads the key that `arq --check` reads, and exits with 0 or 1 as that does. A container's probe
-runs it several times a minute, so it imports neither the tasks nor a Redis client, which cost ten
-times as much processor time as the rest.
+runs it several times a minute, so it imports neither the tasks nor redis-py, which cost ten times
+as much processor time as the rest.
 
 `--live` fails only where Redis says that no worker has reported. It is for engines that restart
 what fails: workers wait for Redis themselves, and a restart would not bring it back.
@@ -13,7 +13,8 @@ what fails: workers wait for Redis themselves, and a restart would not bring it 
 import os
 import socket
 import sys
-from io import BufferedReader
+
+import hiredis
 
 from app.core import keys
 from app.core.redis_url import Server, parse_url
@@ -21,6 +22,7 @@ from app.core.secret_files import read_secret_file
 
 # For a connection, and for each reply.
 TIMEOUT_SECONDS = 3
+MAX_READ_BYTES = 65_536
 
 
 def main(arguments: list[str]) -> int:
@@ -34,16 +36,17 @@ def main(arguments: list[str]) -> int:
     queue_name = name if ":" in name else f"arq:queue:{name}"
     try:
         report = read_report(keys.sentinel(queue_name))
-    except (OSError, ValueError) as error:
-        is_away = isinstance(error, OSError)
+    except OSError as error:
         line = f"Redis does not answer ({error}): start it, or correct REDIS_URL."
-        sys.stderr.write(f"{line if is_away else error}\n")
-        return 0 if is_live else 1
-    if report is None:
-        sys.stderr.write(f"{name}: no worker on this host has reported lately.\n")
-        return 1
-    sys.stdout.write(f"{name}: {report}\n")
-    return 0
+    except ValueError as error:
+        line = str(error)
+    else:
+        if report is not None:
+            sys.stdout.write(f"{name}: {report}\n")
+            return 0
+        line, is_live = f"{name}: no worker on this host has reported lately.", False
+    sys.stderr.write(f"{line}\n")
+    return 0 if is_live else 1
 
 
 def read_report(key: str) -> object:
@@ -120,32 +123,22 @@ def connect(server: Server) -> socket.socket:
 
 
 def ask(connection: socket.socket, *words: str) -> object:
-    """Send a command, and return its reply; `read_reply` names the errors."""
-    parts = [word.encode() for word in words]
-    command = b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
-    connection.sendall(b"*%d\r\n%s" % (len(parts), command))
-    with connection.makefile("rb") as replies:
-        return read_reply(replies)
-
-
-def read_reply(replies: BufferedReader) -> object:
-    """Read a string, a list of them, or None.
+    """Send a command, and return its reply.
 
     Raises:
         OSError: The connection broke, or no reply came in time.
         ValueError: The reply is an error.
     """
-    line = replies.readline().decode()
-    if not line.endswith("\r\n"):
-        raise ConnectionError("it has closed the connection")
-    kind, text = line[0], line[1:-2]
-    if kind == "-":
-        raise ValueError(f"Redis refuses: {text}. Correct REDIS_URL.")
-    if kind == "*":
-        return [read_reply(replies) for _ in range(int(text))]
-    if kind == "$":
-        return replies.read(int(text) + 2)[:-2].decode() if int(text) >= 0 else None
-    return text
+    connection.sendall(hiredis.pack_command(words))  # type: ignore[arg-type] # its hint is wrong
+    reader = hiredis.Reader(protocolError=ConnectionError, encoding="utf-8", errors="replace")
+    while (reply := reader.gets()) is False:
+        data = connection.recv(MAX_READ_BYTES)
+        if not data:
+            raise ConnectionError("it has closed the connection")
+        reader.feed(data)
+    if isinstance(reply, hiredis.ReplyError):
+        raise ValueError(f"Redis refuses: {reply}. Correct REDIS_URL.")
+    return reply
 
 
 if __name__ == "__main__":

@@ -13,23 +13,21 @@ TLS_OPTIONS = {"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 class Server:
     """The fields of arq's `RedisSettings` that a URL sets: `RedisSettings(**vars(server))`."""
 
-    def __init__(self) -> None:
-        """Begin with arq's defaults."""
-        # With Sentinel the addresses of the sentinels, each with its port.
-        self.host: str | list[tuple[str, int]] = "localhost"
-        self.port = 6379
-        self.unix_socket_path: str | None = None
-        self.username: str | None = None
-        self.password: str | None = None
-        self.database = 0
-        self.ssl = False
-        self.ssl_check_hostname = False
-        self.ssl_cert_reqs = "required"
-        self.ssl_ca_certs: str | None = None
-        self.ssl_certfile: str | None = None
-        self.ssl_keyfile: str | None = None
-        self.sentinel = False
-        self.sentinel_master = ""
+    # arq's defaults. With Sentinel `host` has the addresses of the sentinels, each with its port.
+    host: str | list[tuple[str, int]] = "localhost"
+    port = 6379
+    unix_socket_path: str | None = None
+    username: str | None = None
+    password: str | None = None
+    database = 0
+    ssl = False
+    ssl_check_hostname = False
+    ssl_cert_reqs = "required"
+    ssl_ca_certs: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    sentinel = False
+    sentinel_master = ""
 
 
 def parse_url(url: str, password: str | None = None) -> Server:
@@ -47,49 +45,44 @@ def parse_url(url: str, password: str | None = None) -> Server:
         ValueError: The URL has none of these forms. The message does not repeat the URL, which
             may hold a password.
     """
-    server = Server()
     if any(character.isspace() or not character.isprintable() for character in url):
         raise ValueError("the URL holds a space or a control character: remove it")
     scheme, _, rest = url.partition("://")
     # Otherwise the user would be the host, and half of the password the port, without a word.
     if "#" in rest or (scheme != "unix" and "@" in rest[len(re.split("[/?]", rest)[0]) :]):
         raise ValueError("a # / or ? of a password has to be %23, %2F or %3F in the URL")
+    server = Server()
     try:
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
         login, _, location = parts.netloc.rpartition("@")
         user, _, url_password = map(unquote, login.partition(":"))
-        path = "" if parts.scheme == "unix" else parts.path.lstrip("/")
-        if parts.scheme.endswith("+sentinel"):
+        path = parts.path.lstrip("/")
+        if parts.scheme == "unix" and path and not location:
+            server.unix_socket_path, path = unquote(parts.path), ""
+        elif parts.scheme in ("redis", "rediss"):
+            server.host, server.port = split_address(location, 6379)
+        elif parts.scheme in ("redis+sentinel", "rediss+sentinel") and path:
             master, _, path = path.partition("/")
             server.sentinel, server.sentinel_master = True, unquote(master)
             server.host = [split_address(address, 26379) for address in location.split(",")]
-        elif parts.scheme != "unix":
-            server.host, server.port = split_address(location, 6379)
-        server.username = user or None
-        server.password = url_password or password
-        database = options.pop("db", path) or "0"
-        server.database = int(database)
-        is_number = database.isascii() and database.isdecimal()
+        else:
+            raise ValueError("another form")
     except ValueError:
         raise ValueError(f"not a URL of the form {URL_FORMS}") from None
 
-    if not is_number:
+    server.username, server.password = user or None, url_password or password
+    database = options.pop("db", path) or "0"
+    if not (database.isascii() and database.isdecimal()):
         raise ValueError("the URL's database is not a number")
-    if parts.scheme == "unix" and parts.path and not location:
-        server.unix_socket_path = unquote(parts.path)
-    elif parts.scheme not in ("redis", "rediss", "redis+sentinel", "rediss+sentinel") or (
-        server.sentinel and not server.sentinel_master
-    ):
-        raise ValueError(f"not a URL of the form {URL_FORMS}")
+    server.database = int(database)
     if parts.scheme.startswith("rediss"):
         server.ssl = True
-        verification = options.get("ssl_cert_reqs", "required")
-        if verification not in ("none", "optional", "required"):
-            raise ValueError("ssl_cert_reqs in the URL is none, optional or required")
-        server.ssl_check_hostname = verification == "required"
         for name in TLS_OPTIONS & options.keys():
             setattr(server, name, options.pop(name))
+        if server.ssl_cert_reqs not in ("none", "optional", "required"):
+            raise ValueError("ssl_cert_reqs in the URL is none, optional or required")
+        server.ssl_check_hostname = server.ssl_cert_reqs == "required"
     if options:
         raise ValueError(f"unknown option {', '.join(sorted(options))!r} in the URL")
     return server

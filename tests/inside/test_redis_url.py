@@ -1,27 +1,11 @@
-"""Settings: what a wrong one says{{ ', and what the workers get of REDIS_URL' if worker }}."""
+"""REDIS_URL: what the workers get of it, and what a wrong one says."""
 
-{% if worker %}
 from typing import Any
 
 import pytest
 
 from app.core.config import load_settings
 from app.core.redis import describe_server, redis_settings
-{% else %}
-import pytest
-
-from app.core.config import load_settings
-{% endif %}
-
-
-def test_every_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT", "eighty")
-    monkeypatch.setenv("LOG_FORMAT", "xml")
-    with pytest.raises(SystemExit) as exit_info:
-        load_settings()
-    lines = str(exit_info.value).splitlines()
-    assert [line.split()[0] for line in lines] == ["PORT", "LOG_FORMAT"]
-{% if worker %}
 
 
 @pytest.mark.parametrize(
@@ -88,4 +72,3 @@ def test_a_wrong_redis_url_is_named_but_not_repeated(
 )
 def test_a_server_is_shown_without_its_password(url: str, shown: str) -> None:
     assert describe_server(redis_settings(url)) == shown
-{% endif %}
