@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from starlette.requests import Request
 
 from app.components.backend.main import create_app
-from app.components.dashboard.charts import age, points, size
 from app.components.dashboard.session import is_cross_origin
 from app.components.worker.queues import system
 from app.core.config import settings
@@ -103,7 +102,14 @@ async def test_sign_in_is_limited(browser: TestClient) -> None:
 async def test_a_read_only_key_changes_nothing(browser: TestClient, redis: ArqRedis) -> None:
     await sign_in(browser, VIEWER_KEY)
     assert "read-only" in await get(browser, "")
-    for path in ("crons/run", "jobs/send", "jobs/abort", "dead-letters/change", "load-tests/start"):
+    for path in (
+        "crons/run",
+        "jobs/send",
+        "jobs/send-again",
+        "jobs/abort",
+        "dead-letters/change",
+        "load-tests/start",
+    ):
         assert (await post(browser, path)).status_code == 403
     assert (await post(browser, "sign-out")).url.path == "/ops/sign-in"
 
@@ -166,10 +172,10 @@ async def test_a_job_is_sent_shown_and_aborted(browser: TestClient, redis: ArqRe
     response = await post(browser, "jobs/send", **values, **{"kwargs.max_side": "wide"})
     assert response.status_code == 422
     assert 'value="a.png"' in response.text
-    response = await post(browser, "jobs/send", **values, delay="60")
-    assert "deferred" in response.text
+    response = await post(browser, "jobs/send", **values)
+    assert "queued" in response.text
     job_id = response.url.params["id"]
-    assert job_id[:10] in await get(browser, "jobs?state=deferred&queue=media")
+    assert job_id[:10] in await get(browser, "jobs?state=queued&queue=media")
     assert job_id[:10] not in await get(browser, "jobs?state=failed")
     assert "make_thumbnail" in await get(browser, f"jobs?id={job_id}")
     assert "aborts the job" in (await post(browser, "jobs/abort", id=job_id)).text
@@ -180,7 +186,7 @@ async def test_a_job_is_sent_again(browser: TestClient, redis: ArqRedis) -> None
     await sign_in(browser)
     text = await get(browser, "jobs/show?id=one")
     assert "ValueError: it <b>went</b> wrong" in text
-    response = await post(browser, "jobs/send", again="one")
+    response = await post(browser, "jobs/send-again", id="one")
     assert response.url.params["id"] != "one"
     assert "queued" in response.text
 
@@ -219,16 +225,3 @@ async def test_a_load_test_needs_a_worker(browser: TestClient) -> None:
     assert (response.status_code, "no worker" in response.text) == (409, True)
     response = await post(browser, "load-tests/start", type="x", queue="load_test", tasks="5")
     assert response.status_code == 422
-
-
-def test_numbers_are_written_for_people() -> None:
-    assert [age(value) for value in (0, 12, 90, 7200, 200_000)] == [
-        "0.0 s",
-        "12 s",
-        "2 min",
-        "2 h",
-        "2 d",
-    ]
-    assert [size(value) for value in (12, 3400, 5_600_000)] == ["12 bytes", "3.4 kB", "5.6 MB"]
-    assert points([0, 4], width=10, height=10) == "0.0,9.0 10.0,1.0"
-    assert points([]) == ""

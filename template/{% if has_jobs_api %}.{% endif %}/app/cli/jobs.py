@@ -8,10 +8,11 @@ import typer
 from arq.connections import ArqRedis
 
 from app.cli.client import with_client
-from app.cli.output import clean, print_json, print_table, show_age
+from app.cli.output import clean, print_json, print_table
 from app.components.worker.arguments import convert
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.components.worker.lookup import find_task
+from app.core.ages import show_age
 from app.services import job_lookup
 from app.services.job_list import list_jobs
 from app.services.jobs import InvalidJobError, Job, JobState

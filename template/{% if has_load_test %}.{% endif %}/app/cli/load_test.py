@@ -1,7 +1,6 @@
 """Load tests on the command line."""
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app import NAME
 from app.cli.client import with_client
-from app.cli.output import clean, print_json, print_table, show_age
+from app.cli.output import clean, print_json, print_table
 from app.components.worker import queues
+from app.core.ages import show_age
 from app.core.errors import explain
-from app.services import load_test
+from app.services import load_test, load_test_report
 from app.services.load_test import Collector, RunNotFoundError
 from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun, LoadTestType
 
@@ -25,7 +25,6 @@ COMMAND = f"{NAME} load-test"
 EMPTY = f"No run is stored. Start one with `{COMMAND} io`."
 LINE_CHARS = 80
 BAR_CHARS = 40
-PLOT_WIDTH, PLOT_HEIGHT = 800, 400
 # These counts of a report are always shown, the others where they are not 0.
 MAIN_COUNTS = ("sent", "succeeded", "failed")
 RARE_COUNTS = ("aborted", "lost", "not_finished", "retried")
@@ -139,7 +138,7 @@ def list_(as_json: AsJson = False) -> None:
         if run is None:
             rows.append((run_id, *[""] * 5, "unreadable"))
             continue
-        age = show_age(datetime.fromtimestamp(run.started, UTC))
+        age = show_age(run.age_seconds)
         rate = run.report and run.report.jobs_per_second
         test = run.test
         rows.append((run_id, age, test.type, test.queue, test.tasks, rate, _state(run)))
@@ -155,11 +154,7 @@ def compare(first_id: str, second_id: str, as_json: AsJson = False) -> None:
         return
     _print_title(first)
     _print_title(second)
-    figures, others = _figures(first, report), _figures(second, other_report)
-    rows = [
-        (name, figure, others[name], f"{others[name] / figure:.2f}" if figure else "-")
-        for name, figure in figures.items()
-    ]
+    rows = load_test_report.compare((first, report), (second, other_report))
     print_table(("", first.id, second.id, "Ratio"), rows, EMPTY)
 
 
@@ -239,19 +234,6 @@ def _bars(report: LoadTestReport) -> list[str]:
     return [f"<= {upper:,} ms" if upper else "longer" for upper, _ in report.histogram]
 
 
-def _figures(run: LoadTestRun, report: LoadTestReport) -> dict[str, float]:
-    figures = {
-        "Tasks": run.test.tasks,
-        "max_jobs": run.max_jobs,
-        "Jobs/s": report.jobs_per_second,
-        "Failed": report.failed,
-    }
-    for name, times in (("Wait", report.wait_ms), ("Run", report.run_ms)):
-        figures[f"{name} p50, ms"] = times.p50 if times else 0
-        figures[f"{name} p99, ms"] = times.p99 if times else 0
-    return figures
-
-
 def _state(run: LoadTestRun) -> str:
     if run.report is None:
         return "no report" if run.is_over else "running"
@@ -275,6 +257,4 @@ def _draw(report: LoadTestReport) -> str:
     chart.add_columns(list(zip(_bars(report) or ["-"], counts, strict=True)))
     chart.add_x_axis(name="Run time")
     chart.add_y_axis(name="Jobs")
-    size = f'width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}"'
-    svg: str = chart.to_svg(width=PLOT_WIDTH, height=PLOT_HEIGHT)
-    return svg.replace(size, f'viewBox="0 0 {PLOT_WIDTH} {PLOT_HEIGHT}" role="img"', 1)
+    return load_test_report.to_svg(chart, 400, "Run times")

@@ -35,7 +35,7 @@ from app.core.config import WORKER_QUEUES
 from app.core.memory import require_memory
 from app.core.scripts import run_script
 from app.core.serializer import serialize
-from app.services.jobs import UNREADABLE, JobError, or_unreadable
+from app.services.jobs import UNREADABLE, JobConflictError, JobNotFoundError, or_unreadable
 from app.services.load_test_report import (
     LoadTest,
     LoadTestReport,
@@ -54,11 +54,11 @@ FIELDS = ["run", "sent", "step", "report"]
 _PREFIX = keys.load_test("").encode()
 
 
-class RefusedError(JobError):
+class RefusedError(JobConflictError):
     """The load test cannot work; the message says why and how to fix it."""
 
 
-class RunNotFoundError(JobError):
+class RunNotFoundError(JobNotFoundError):
     """No run has this id, it is no longer stored, or what is stored is unreadable."""
 
 

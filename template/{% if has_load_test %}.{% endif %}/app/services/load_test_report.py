@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -229,6 +229,37 @@ def summarize(outcomes: Outcomes, run: LoadTestRun, server_cpu_seconds: float) -
 def _cores(of_worker: tuple[tuple[float, int], tuple[float, int]]) -> float:
     (first_cpu, first_ms), (last_cpu, last_ms) = of_worker
     return (last_cpu - first_cpu) * 1000 / (last_ms - first_ms) if last_ms > first_ms else 0
+
+
+def compare(
+    first: tuple[LoadTestRun, LoadTestReport], second: tuple[LoadTestRun, LoadTestReport]
+) -> list[tuple[str, float, float, str]]:
+    """Return each figure's name, both values, and the second as a multiple of the first."""
+    figures, others = _figures(*first), _figures(*second)
+    return [
+        (name, figure, others[name], f"{others[name] / figure:.2f}" if figure else "-")
+        for name, figure in figures.items()
+    ]
+
+
+def _figures(run: LoadTestRun, report: LoadTestReport) -> dict[str, float]:
+    figures = {
+        "Tasks": run.test.tasks,
+        "max_jobs": run.max_jobs,
+        "Jobs/s": report.jobs_per_second,
+        "Failed": report.failed,
+    }
+    for name, times in (("Wait", report.wait_ms), ("Run", report.run_ms)):
+        figures[f"{name} p50, ms"] = times.p50 if times else 0
+        figures[f"{name} p99, ms"] = times.p99 if times else 0
+    return figures
+
+
+def to_svg(chart: Any, height: int, label: str) -> str:
+    """Return a chart of leather, 800 units wide, that scales with its page."""
+    svg: str = chart.to_svg(width=800, height=height)
+    size, box = f'width="800" height="{height}"', f'viewBox="0 0 800 {height}"'
+    return svg.replace(size, f'{box} role="img" aria-label="{label}"', 1)
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:

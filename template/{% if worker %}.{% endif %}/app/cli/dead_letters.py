@@ -8,8 +8,9 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.client import with_client
-from app.cli.output import clean, print_json, print_table, show_age
+from app.cli.output import clean, print_json, print_table
 from app.components.worker.lookup import check_job
+from app.core.ages import show_age
 from app.services import dead_letters
 from app.services.dead_letters import MAX_AGE_SECONDS, MAX_LETTERS, Filter, Selection
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -13,7 +12,6 @@ from rich.text import Text
 STYLES = {"pass": "green", "succeeded": "green", "warn": "yellow", "fail": "red", "failed": "red"}
 # As long as the longest state, `succeeded`.
 SHORT_CHARS = 9
-UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def clean(value: object) -> str:
@@ -47,12 +45,3 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
         styled = ((clean(cell), STYLES.get(str(cell), "")) for cell in row)
         table.add_row(*(Text(*cell, no_wrap=True, overflow="ellipsis") for cell in styled))
     Console().print(table)
-
-
-def show_age(moment: datetime | None) -> str:
-    """Return how long ago something was, in its largest unit."""
-    if moment is None:
-        return "-"
-    seconds = max((datetime.now(UTC) - moment).total_seconds(), 0)
-    name, size = next((unit for unit in UNITS if seconds >= unit[1]), UNITS[-1])
-    return f"{seconds / size:.0f}{name}"

@@ -1,6 +1,6 @@
 """Dead letters: grouped by what went wrong, requeued or purged one, a group, or all that match."""
 
-from typing import Any
+from collections import defaultdict
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -60,22 +60,9 @@ async def change(request: Request) -> Response:
     return redirect(request, "dead_letters", note, **{k: v for k, v in filters.items() if not ids})
 
 
-def _group(letters: list[Job]) -> list[dict[str, Any]]:
-    """Return the letters of each queue, task and class of error as one, the largest group first."""
-    groups: dict[tuple[str | None, str | None, str], dict[str, Any]] = {}
+def _group(letters: list[Job]) -> list[tuple[tuple[str | None, str | None, str], list[Job]]]:
+    """Return the letters by queue, task and class of error, the largest group first."""
+    groups = defaultdict(list)
     for letter in letters:
-        name = (letter.queue, letter.task, error_class(letter.error))
-        group = groups.setdefault(
-            name,
-            {
-                "queue": letter.queue,
-                "task": letter.task,
-                "error": name[2],
-                "example": letter.error,
-                "count": 0,
-                "last": letter.finished,
-            },
-        )
-        group["count"] += 1
-        group["first"] = letter.finished
-    return sorted(groups.values(), key=lambda group: -group["count"])
+        groups[letter.queue, letter.task, error_class(letter.error)].append(letter)
+    return sorted(groups.items(), key=lambda group: -len(group[1]))

@@ -1,8 +1,9 @@
 """Jobs: a list with filters, one job with its timeline, and a form that sends one."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,9 +12,9 @@ from app.components.dashboard.session import audit
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.services import job_lookup
 from app.services.job_list import list_jobs
-from app.services.jobs import InvalidJobError
+from app.services.jobs import InvalidJobError, Job, JobState
 
-STATES = ("queued", "deferred", "running", "retrying", "succeeded", "failed", "aborted")
+STATES = get_args(JobState)
 FILTERS = ("queue", "task", "state")
 MAX_LISTED = 100
 
@@ -48,33 +49,36 @@ async def show_form(request: Request) -> Response:
 
 
 async def send(request: Request) -> Response:
-    """Send a job again with its arguments, or a new one with what the form says."""
+    """Send a job with what the form of its task says."""
     form = {name: str(value) for name, value in (await request.form()).items()}
     task = _find(form.get("queue"), form.get("task"))
+    if task is None:
+        raise HTTPException(422, "Choose a task.")
+    parameters = task.parameters["properties"].items()
+    kwargs = {
+        name: _read(form[f"kwargs.{name}"], schema)
+        for name, schema in parameters
+        if form.get(f"kwargs.{name}")
+    }
     try:
-        if again := form.get("again"):
-            old = await job_lookup.find(request.state.redis, again)
-            job = await enqueue_by_name(
-                request.state.redis, old.queue or "", old.task or "", old.args, old.kwargs
-            )
-        else:
-            kwargs = _read_form(task.parameters["properties"], form) if task else {}
-            delay = float(form.get("delay") or 0)
-            job = await enqueue_by_name(
-                request.state.redis,
-                form.get("queue", ""),
-                form.get("task", ""),
-                [],
-                kwargs,
-                delay=delay,
-            )
+        job = await enqueue_by_name(request.state.redis, task.queue, task.task, [], kwargs)
     except InvalidJobError as error:
-        if task is None:
-            raise
         errors = {error.parameter.removeprefix("kwargs."): str(error)}
         return render(
             request, "new_job", 422, tasks=describe_tasks(), task=task, values=form, errors=errors
         )
+    return _show_sent(request, job)
+
+
+async def send_again(request: Request) -> Response:
+    """Send a job again with its arguments."""
+    redis, job_id = request.state.redis, str((await request.form()).get("id"))
+    old = await job_lookup.find(redis, job_id)
+    job = await enqueue_by_name(redis, old.queue or "", old.task or "", old.args, old.kwargs)
+    return _show_sent(request, job)
+
+
+def _show_sent(request: Request, job: Job) -> Response:
     audit(request, "send", job_id=job.id, queue=job.queue, task=job.task)
     return redirect(request, "job", "The job is queued.", id=job.id)
 
@@ -84,16 +88,10 @@ def _find(queue: str | None, name: str | None) -> Any:
     return next((task for task in tasks if (task.queue, task.task) == (queue, name)), None)
 
 
-def _read_form(properties: dict[str, Any], form: dict[str, str]) -> dict[str, Any]:
+def _read(text: str, schema: dict[str, Any]) -> Any:
     """Return what was filled in: as text where a parameter takes text, else as JSON."""
-    kwargs: dict[str, Any] = {}
-    for name, schema in properties.items():
-        text = form.get(f"kwargs.{name}", "")
-        if not text:
-            continue
-        try:
-            kwargs[name] = text if schema.get("type") == "string" else json.loads(text)
-        except ValueError:
-            # The task's own types say what is wrong with it.
-            kwargs[name] = text
-    return kwargs
+    try:
+        return text if schema.get("type") == "string" else json.loads(text)
+    except ValueError:
+        # The task's own types say what is wrong with it.
+        return text
