@@ -15,11 +15,12 @@ from starlette.requests import Request
 
 from app.components.backend.main import create_app
 from app.components.dashboard.session import is_cross_origin
-from app.components.worker.queues import system
+from app.components.worker.queues import load_test, system
 from app.core.config import settings
 from app.services.dead_letters import Filter, count_letters
 from tests.conftest import API_KEY
-from tests.support import queue_of, run_burst
+from tests.inside.test_load_test import new_run, wait_for_report
+from tests.support import queue_of, run_burst, running
 
 VIEWER_KEY = "a-read-only-key"
 SYSTEM = system.WorkerSettings
@@ -225,3 +226,18 @@ async def test_a_load_test_needs_a_worker(browser: TestClient) -> None:
     assert (response.status_code, "no worker" in response.text) == (409, True)
     response = await post(browser, "load-tests/start", type="x", queue="load_test", tasks="5")
     assert response.status_code == 422
+
+
+async def test_two_load_tests_are_compared(browser: TestClient, redis: ArqRedis) -> None:
+    async with running(load_test.WorkerSettings):
+        runs = [await new_run(redis, tasks=tasks) for tasks in (1, 2)]
+        for run in runs:
+            assert (await wait_for_report(redis, run)).complete
+    await sign_in(browser)
+    first, second = (run.id for run in runs)
+    assert "io_simulation on queue load_test" in await get(browser, f"load-tests/show?id={first}")
+    text = await get(browser, f"load-tests/compare?id={first}&id={second}")
+    assert re.search(r'Tasks</td><td class="number">1</td><td class="number">2</td>.*2.00', text)
+    for ids, status in (("", 422), (f"?id={first}&id=none", 404)):
+        response = await asyncio.to_thread(browser.get, f"/ops/load-tests/compare{ids}")
+        assert response.status_code == status

@@ -4,12 +4,11 @@ A cron job of every queue looks at the application's health. One script in Redis
 found with the alerts that are known, so that only one look sees each change.
 """
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
 from arq.connections import ArqRedis
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from app import NAME
 from app.core import keys
@@ -38,6 +37,13 @@ class Change(BaseModel):
     def job_id(self) -> str:
         """The id of the job that tells it: arq takes an id once."""
         return f"alert:{self.name}:{self.since:.0f}:{self.status}"
+
+
+class KnownAlert(BaseModel):
+    """What the scripts keep of an alert, as far as it is shown."""
+
+    firing: bool
+    since: datetime
 
 
 async def find_changes(redis: ArqRedis, report: HealthReport) -> list[Change]:
@@ -76,12 +82,12 @@ async def read_since(redis: ArqRedis) -> dict[str, datetime]:
     found = {}
     for name, text in (await or_empty(redis.hgetall(keys.ALERTS), {})).items():
         try:
-            alert = json.loads(text)
-            if alert["firing"]:
-                found[name.decode()] = datetime.fromtimestamp(float(alert["since"]), UTC)
-        except (ValueError, TypeError, KeyError, OverflowError, OSError):
+            alert = KnownAlert.model_validate_json(text)
+        except ValidationError:
             # Another program has written it.
             continue
+        if alert.firing:
+            found[name.decode(errors="replace")] = alert.since
     return found
 
 

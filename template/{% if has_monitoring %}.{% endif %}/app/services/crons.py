@@ -7,7 +7,7 @@ from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
 from arq.cron import CronJob
 from arq.utils import timestamp_ms, to_unix_ms
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.core import keys
 from app.services import history
@@ -31,9 +31,6 @@ class Run(BaseModel):
     def due(self) -> datetime | None:
         """When it is due."""
         return to_time(self.due_ms)
-
-
-RUN = TypeAdapter(Run)
 
 
 async def report_crons(redis: ArqRedis, crons: Sequence[CronJob]) -> None:
@@ -62,7 +59,7 @@ async def list_runs(redis: ArqRedis) -> list[Run]:
     runs, oldest_ms = [], timestamp_ms() - MAX_AGE_MS
     for text in (await history.or_empty(redis.hgetall(keys.SCHEDULE), {})).values():
         try:
-            run = RUN.validate_json(text)
+            run = Run.model_validate_json(text)
         except ValidationError:
             # Another program has written it.
             continue

@@ -4,8 +4,10 @@ A label is a queue, a task that it lists or `unknown`, a cron job or an outcome,
 so the number of series is bounded. Each series is there from the start, with 0.
 """
 
+import time
 from collections import Counter as Tally
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import (
@@ -119,14 +121,7 @@ def begin_enqueueing(queue: str, tasks: Collection[str]) -> None:
 
 
 def begin_working(queue: str, version: str, tasks: Collection[str], crons: Collection[str]) -> None:
-    """Show zeros for all that a worker counts.
-
-    Args:
-        queue: The name of its queue.
-        version: The version of the project.
-        tasks: arq's names of its tasks.
-        crons: arq's names of its cron jobs.
-    """
+    """Show zeros for all that a worker of a queue counts; tasks and crons are arq's names."""
     _tasks[queue] = {*tasks, *crons}
     INFO.labels(queue, version).set(1)
     begin_enqueueing(queue, tasks)
@@ -147,17 +142,16 @@ def beat(queue: str, starts: Iterable[float], now: float) -> None:
     LONGEST.labels(queue).set(min(running, default=0))
 
 
+@dataclass
 class RedisCollector(Collector):
-    """The state of Redis as it was read for one scrape, or None if Redis did not respond."""
+    """The state of Redis as it was read for one scrape; without queues, Redis did not respond."""
 
-    def __init__(self, queues: Sequence[QueueStatus] | None, now: float) -> None:
-        """Take the state of the queues at a time, in seconds of the epoch."""
-        self.queues, self.now = queues, now
-        self.letters = 0
-        # The used share of maxmemory; 0 without a limit.
-        self.memory_ratio = 0.0
-        # Whether each cron job did not run at its time.
-        self.missed_crons: dict[str, bool] = {}
+    queues: Sequence[QueueStatus] | None = None
+    letters: int = 0
+    # The used share of maxmemory; 0 without a limit.
+    memory_ratio: float = 0
+    # Whether each cron job did not run at its time.
+    missed_crons: dict[str, bool] = field(default_factory=dict)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
@@ -180,7 +174,7 @@ class RedisCollector(Collector):
         for queue in self.queues:
             for state in ("ready", "running", "deferred"):
                 jobs.add_metric([queue.name, state], getattr(queue, state))
-            oldest.add_metric([queue.name], self.now - queue.oldest_wait_seconds)
+            oldest.add_metric([queue.name], time.time() - queue.oldest_wait_seconds)
             workers.add_metric([queue.name], len(queue.workers))
             silent.add_metric([queue.name], queue.silent)
         for cron, is_missed in self.missed_crons.items():

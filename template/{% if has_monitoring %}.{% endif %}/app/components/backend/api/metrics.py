@@ -1,6 +1,5 @@
 """Metrics over HTTP, in the text format of Prometheus."""
 
-import time
 from ipaddress import ip_address
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -33,18 +32,19 @@ async def get_metrics(request: Request, redis: Redis, has_key: HasKey) -> Respon
     try:
         state = await _read_state(redis)
     except (RedisError, OSError):
-        state = metrics.RedisCollector(None, time.time())
+        state = metrics.RedisCollector()
     return Response(metrics.write_web_metrics(state), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _read_state(redis: Redis) -> metrics.RedisCollector:
-    state = metrics.RedisCollector(await list_queues(redis), time.time())
-    # A key of another type, which another program has written, holds none.
-    state.letters = await or_empty(redis.zcard(keys.LETTERS_BY_TIME), 0)
-    state.memory_ratio = await memory_share(redis)
     missed = {run.name for run in await find_missed(redis)}
-    state.missed_crons = {run.name: run.name in missed for run in await list_runs(redis)}
-    return state
+    return metrics.RedisCollector(
+        queues=await list_queues(redis),
+        # A key of another type, which another program has written, holds none.
+        letters=await or_empty(redis.zcard(keys.LETTERS_BY_TIME), 0),
+        memory_ratio=await memory_share(redis),
+        missed_crons={run.name: run.name in missed for run in await list_runs(redis)},
+    )
 
 
 def _is_near(request: Request) -> bool:
