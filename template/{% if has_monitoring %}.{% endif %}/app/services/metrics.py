@@ -142,7 +142,7 @@ def beat(queue: str, starts: Iterable[float], now: float) -> None:
     LONGEST.labels(queue).set(min(running, default=0))
 
 
-@dataclass
+@dataclass(eq=False)
 class RedisCollector(Collector):
     """The state of Redis as it was read for one scrape; without queues, Redis did not respond."""
 
