@@ -25,14 +25,12 @@ WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
 
 class LoadResult(TypedDict):
-    """What every task returns: its duration, what it made, and its worker's CPU time so far."""
+    """What every task returns: its duration, and its worker's CPU time so far."""
 
     seconds: float
     worker: str
     cpu_seconds: float
-    digest: NotRequired[str]
     payload_bytes: NotRequired[int]
-    checksum: NotRequired[str]
 
 
 class OrchestratorResult(TypedDict):
@@ -50,13 +48,13 @@ class SimulatedError(Exception):
 async def cpu_intensive_task(
     ctx: dict[str, Any], rounds: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
 ) -> LoadResult:
-    """Derive a key in `rounds` rounds of SHA-256; return its `digest`.
+    """Derive a key in `rounds` rounds of SHA-256.
 
     hashlib lets other threads run meanwhile, so neither the event loop nor the next job waits.
     """
     start = time.perf_counter()
-    digest = await in_thread(ctx, hashlib.pbkdf2_hmac, "sha256", b"password", b"salt", rounds)
-    return LoadResult(digest=digest.hex(), **_measure(start))
+    await in_thread(ctx, hashlib.pbkdf2_hmac, "sha256", b"password", b"salt", rounds)
+    return _measure(start)
 
 
 async def io_simulation_task(
@@ -82,10 +80,10 @@ async def io_simulation_task(
 async def memory_operations_task(
     ctx: dict[str, Any], megabytes: Annotated[int, Field(ge=1, le=256)] = 4
 ) -> LoadResult:
-    """Fill, copy, reverse and hash a block of memory in two copies; return its `checksum`."""
+    """Fill, copy, reverse and hash a block of memory in two copies."""
     start = time.perf_counter()
-    checksum = await in_thread(ctx, _move_memory, megabytes * 1024 * 1024)
-    return LoadResult(checksum=checksum, **_measure(start))
+    await in_thread(ctx, _move_memory, megabytes * 1024 * 1024)
+    return _measure(start)
 
 
 async def failure_testing_task(
@@ -132,11 +130,11 @@ async def load_test_orchestrator(ctx: dict[str, Any], run_id: str) -> Orchestrat
     return OrchestratorResult(run_id=run_id, sent=run.sent, complete=collector.is_complete)
 
 
-def _move_memory(size: int) -> str:
+def _move_memory(size: int) -> None:
     pattern = bytes(range(256))
     block = bytearray(pattern * (size // len(pattern)))
     block.reverse()
-    return hashlib.blake2b(block, digest_size=8).hexdigest()
+    hashlib.blake2b(block)
 
 
 def _measure(start: float) -> LoadResult:
