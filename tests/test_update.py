@@ -71,7 +71,9 @@ def assert_update_is_a_fresh_render(template: Path, project: Path, fresh: Path) 
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_other_answers_give_their_render(rendered: Callable[[str], Path], tmp_path: Path, one: str, other: str) -> None:
+def test_other_answers_give_their_render(
+    rendered: Callable[[str], Path], tmp_path: Path, one: str, other: str
+) -> None:
     project = shutil.copytree(rendered(one), tmp_path / "project")
     harness.commit_all(project, "Render")
 
