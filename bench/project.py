@@ -1,9 +1,9 @@
 """What the bench does inside a rendered project, on the project's own interpreter.
 
-    python -m bench.project fill FORMAT FUNCTION COUNT
-    python -m bench.project rate FORMAT COUNT
-    python -m bench.project forget
+    python -m bench.project settings
+    python -m bench.project fill FORMAT TASK COUNT
     python -m bench.project served
+    python -m bench.project drive FORMAT COUNT ROUNDS QUEUE…
     python -m bench.project send ROUNDS
     python -m bench.project wait COUNT QUEUE…
 
@@ -17,7 +17,6 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import datetime
 from typing import Any
 
 from app.core.bulk import enqueue_bulk, read_results
@@ -29,57 +28,89 @@ from arq.constants import job_key_prefix, result_key_prefix
 from arq.jobs import deserialize_result, serialize_job
 from arq.utils import timestamp_ms
 
-from bench import arq_workers
+from bench import workers
 
-QUEUE: str = arq_workers.QUEUE["queue_name"]
+QUEUE: str = workers.QUEUE["queue_name"]
+# How fast arq may go. The project's hooks and its format of jobs are left out.
+SPEED = ("queue_name", "max_jobs", "job_timeout", "keep_result", "poll_delay", "queue_read_limit")
 PATIENCE = 300
+# Jobs of `drive` are due when all of them are there.
+DELAY_MS = 2000
 
 
-async def fill(redis: ArqRedis, job_format: str, function: str, count: str) -> None:
+async def read_settings(_: ArqRedis) -> dict[str, Any]:
+    """Return the settings of the load_test queue that stock arq is to have too."""
+    return {name: workers.QUEUE[name] for name in (*SPEED, "allow_abort_jobs")}
+
+
+async def fill(redis: ArqRedis, job_format: str, task: str, count: str) -> None:
     """Put jobs into the load_test queue of an empty database."""
     await redis.flushall()
+    await put(redis, job_format, task, int(count), [QUEUE], timestamp_ms())
+
+
+async def put(
+    redis: ArqRedis, job_format: str, task: str, count: int, queues: list[str], due_ms: int
+) -> None:
+    """Deal jobs to queues."""
     serializer = serialize if job_format == "msgpack" else None
-    for numbers in batches(int(count), 500):
-        now = timestamp_ms()
+    for numbers in batches(count, 500):
         async with redis.pipeline(transaction=False) as pipe:
             for number in numbers:
-                job = serialize_job(function, (), {}, None, now, serializer=serializer)
+                job = serialize_job(task, (), {}, None, due_ms, serializer=serializer)
                 pipe.psetex(f"{job_key_prefix}{number}", 86_400_000, job)
-                pipe.zadd(QUEUE, {str(number): now})
+                pipe.zadd(queues[number % len(queues)], {str(number): due_ms})
             await pipe.execute()
 
 
-async def rate(redis: ArqRedis, job_format: str, count: str) -> float:
-    """Wait until all jobs are done, and return how many a second there were by arq's own times."""
+async def served(redis: ArqRedis) -> dict[str, float]:
+    """Return how many CPU seconds, commands and requests the server has spent so far."""
+    stats, cpu = await redis.info("stats"), await redis.info("cpu")
+    return {
+        "server": cpu["used_cpu_user"] + cpu["used_cpu_sys"],
+        "commands": stats["total_commands_processed"],
+        "requests": stats["total_reads_processed"],
+    }
+
+
+async def drive(
+    redis: ArqRedis, job_format: str, count: str, rounds: str, *queues: str
+) -> list[dict[str, float]]:
+    """Give no-ops to running workers; return jobs/s and the server's CPU seconds of each round.
+
+    One more round goes before them, in which the workers become warm.
+    """
+    figures = []
+    for _ in range(int(rounds) + 1):
+        await redis.flushall()
+        await put(redis, job_format, "noop", int(count), list(queues), timestamp_ms() + DELAY_MS)
+        before = (await served(redis))["server"]
+        async with asyncio.timeout(PATIENCE):
+            while any([await redis.zcard(queue) for queue in queues]):  # noqa: ASYNC110 - others empty it
+                await asyncio.sleep(0.1)
+        spent = (await served(redis))["server"] - before
+        rate = await read_rate(redis, job_format, int(count))
+        figures.append({"rate": rate, "server": spent / int(count) * 1000})
+    return figures[1:]
+
+
+async def read_rate(redis: ArqRedis, job_format: str, count: int) -> float:
+    """Return the jobs a second by arq's own times.
+
+    Raises:
+        SystemExit: A job is missing or has failed.
+    """
     deserializer = deserialize if job_format == "msgpack" else None
-    async with asyncio.timeout(PATIENCE):
-        while await redis.zcard(QUEUE):  # noqa: ASYNC110 - another process empties it
-            await asyncio.sleep(0.1)
-    started: list[datetime] = []
-    finished: list[datetime] = []
-    for numbers in batches(int(count), 500):
+    started: list[float] = []
+    finished: list[float] = []
+    for numbers in batches(count, 500):
         for value in await redis.mget([f"{result_key_prefix}{number}" for number in numbers]):
             result = deserialize_result(value, deserializer=deserializer)
             if not result.success:
                 raise SystemExit(f"a job failed: {result.result!r}")
-            started.append(result.start_time)
-            finished.append(result.finish_time)
-    return int(count) / (max(finished) - min(started)).total_seconds()
-
-
-async def forget(redis: ArqRedis) -> None:
-    """Let the server count from zero."""
-    await redis.config_resetstat()
-
-
-async def served(redis: ArqRedis) -> dict[str, float]:
-    """Return how many commands and requests the server has served since, and its CPU seconds."""
-    stats, cpu = await redis.info("stats"), await redis.info("cpu")
-    return {
-        "cpu": cpu["used_cpu_user"] + cpu["used_cpu_sys"],
-        "commands": stats["total_commands_processed"],
-        "requests": stats["total_reads_processed"],
-    }
+            started.append(result.start_time.timestamp())
+            finished.append(result.finish_time.timestamp())
+    return count / (max(finished) - min(started))
 
 
 async def send(redis: ArqRedis, rounds: str) -> dict[str, list[float]]:
@@ -145,7 +176,7 @@ async def wait(redis: ArqRedis, count: str, *names: str) -> dict[str, list[int]]
         results = await read_results(redis, [f"{name}:{number}" for number in numbers])
         return [result.started - result.enqueued for result in results if result]
 
-    queues = [vars(arq_workers.QUEUES[name])["queue_name"] for name in names]
+    queues = [vars(workers.QUEUES[name])["queue_name"] for name in names]
     return dict(zip(names, await asyncio.gather(*map(one_queue, names, queues)), strict=True))
 
 
@@ -158,10 +189,10 @@ def batches(count: int, size: int) -> Iterator[range]:
 async def main(name: str, *arguments: str) -> None:
     """Run a command and print what it returns."""
     commands: dict[str, Callable[..., Awaitable[Any]]] = {
+        "settings": read_settings,
         "fill": fill,
-        "rate": rate,
-        "forget": forget,
         "served": served,
+        "drive": drive,
         "send": send,
         "wait": wait,
     }

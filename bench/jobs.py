@@ -1,16 +1,18 @@
-"""The job that does nothing, the same for every library, and its own measure of its rate and cost."""
+"""The jobs that every library runs, and their own measure of their rate and cost."""
 
+import asyncio
 import json
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 
 class Counter:
     """Counts the jobs of a run, and writes jobs/s and CPU seconds per 1,000 jobs after the last one.
 
-    Every library is measured where all of them are equal: at the start of the task's code. Neither the
-    start of the process nor a reader that asks for results is in the figure.
+    Every library is measured where all of them are equal: in the task's code. Neither the start of the
+    process nor a reader that asks for results is in the figures.
     """
 
     def __init__(self) -> None:
@@ -40,3 +42,13 @@ COUNTER = Counter()
 async def noop(_ctx: object = None) -> None:
     """Do nothing. arq and SAQ hand over a context; taskiq does not."""
     COUNTER.add()
+
+
+async def simulate_io(echo: Callable[[bytes], Awaitable[bytes]]) -> dict[str, float | str]:
+    """Do what the project's `io_simulation_task` does, with the library's own client of Redis."""
+    start = time.perf_counter()
+    await asyncio.sleep(0.005)
+    payload = await echo(bytes(1024))
+    COUNTER.add()
+    seconds, cpu = time.perf_counter() - start, time.process_time()
+    return {"payload_bytes": len(payload), "seconds": seconds, "worker": "bench", "cpu_seconds": cpu}
