@@ -1,7 +1,7 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
 
-.PHONY: help test retest demo check faults bench bench-scale screenshots bench-render
+.PHONY: help test retest demo check faults bench bench-scale bench-docs screenshots bench-render
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -23,11 +23,14 @@ check: $(UV) ## lint this repository and check its types
 faults: $(UV) ## kill, cut, fill and hang real servers and workers; FAULTS=full for the full counts
 	$(UV) run python -m tests.faults
 
-bench: $(UV) ## measure the default project beside bare arq, SAQ and taskiq
+bench: $(UV) ## measure the default project beside stock arq, SAQ and taskiq; takes a quarter of an hour
 	$(UV) run python -m bench
 
-bench-scale: $(UV) ## measure 1, 2, 4 and 6 workers of one queue, each with a fifth of a core
+bench-scale: $(UV) ## measure 1, 2, 4, 6 and 8 workers, each with 15 % of a core; takes ten minutes
 	$(UV) run python -m bench --only scale
+
+bench-docs: $(UV) ## write the figures of the last runs into README.md and the template's docs/scaling.md
+	$(UV) run python -m bench.report
 
 screenshots: $(UV) ## write the screens and pictures of the documentation, from a real run
 	$(UV) run python -m tests.screens

@@ -30,10 +30,9 @@ OURS, UNWATCHED = "the project", "without `monitoring`"
 SAME, DEFAULTS = "stock arq, same settings", "stock arq, `max_jobs=50`"
 SAQ, TASKIQ = "SAQ", "taskiq"
 KINDS = ("cpu_intensive", "failure_testing", "io_simulation", "memory_operations")
-# Processes, the share of a core of each, and the seconds that a run is to take.
+# Processes, and the share of a core of each.
 PROCESSES = (1, 2, 4, 6, 8)
 SHARE = 0.15
-RUN_SECONDS = 2
 ONE, EACH = "one queue", "a queue each"
 LOAD_TEST = "app.components.worker.queues.load_test.WorkerSettings"
 SIZES = (1_000, 10_000, 100_000)
@@ -133,27 +132,22 @@ def describe_idle(waits: list[float], workers: list[psutil.Process], rounds: int
 def measure_scale(bench: Bench) -> Table:
     """Workers with a fixed share of a core each, on one queue and on a queue each."""
     table: Table = {}
-    for name, settings, job_format in (
-        (OURS, "bench.workers.Project", "msgpack"),
-        (SAME, "bench.stock_arq.Same", "pickle"),
+    for name, settings, job_format, jobs in (
+        (OURS, "bench.workers.Project", "msgpack", 900),
+        (SAME, "bench.stock_arq.Same", "pickle", 400),
     ):
-        # How many jobs a worker is to get: what one of them does in `RUN_SECONDS`, by its rate.
-        jobs = 300
         for spread in (ONE, EACH):
             for count in PROCESSES:
                 queues = [f"arq:queue:{number if spread == EACH else 0}" for number in range(count)]
                 with ExitStack() as stack:
-                    workers = [
-                        bench.worker(stack, settings, number, queue) for number, queue in enumerate(queues)
-                    ]
+                    workers = [bench.worker(stack, settings, *each) for each in enumerate(queues)]
                     way = stack.enter_context(quota(workers, SHARE))
                     driven = bench.project(
                         "drive", job_format, jobs * count, bench.rounds, *sorted(set(queues))
                     )
-                runs = {unit: [run[unit] for run in driven] for unit in ("rate", "server")}
-                table[f"{name}, {spread}, {count}"] = runs
-                jobs = max(jobs, int(sorted(runs["rate"])[0] * RUN_SECONDS)) if count == 1 else jobs
-                progress(f"  {name}, {spread}, {count} by {way}: {max(runs['rate']):,.0f} jobs/s")
+                key = f"{name}, {spread}, {count}"
+                table[key] = {unit: [run[unit] for run in driven] for unit in ("rate", "server")}
+                progress(f"  {key} by {way}: {max(table[key]['rate']):,.0f} jobs/s")
     return table
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 from app.core.bulk import enqueue_bulk, read_results
 from app.core.config import settings
@@ -35,7 +36,7 @@ QUEUE: str = workers.QUEUE["queue_name"]
 SPEED = ("queue_name", "max_jobs", "job_timeout", "keep_result", "poll_delay", "queue_read_limit")
 PATIENCE = 300
 # Jobs of `drive` are due when all of them are there.
-DELAY_MS = 2000
+DELAY_MS = 1000
 
 
 async def read_settings(_: ArqRedis) -> dict[str, Any]:
@@ -161,10 +162,11 @@ async def send(redis: ArqRedis, rounds: str) -> dict[str, list[float]]:
 async def wait(redis: ArqRedis, count: str, *names: str) -> dict[str, list[int]]:
     """Return the milliseconds that single jobs waited for the idle worker of each queue."""
 
-    async def one_queue(name: str, queue_name: str) -> list[int]:
+    async def one_queue(queue_name: str) -> list[int]:
         async def enqueue(number: int) -> Any:
-            return await redis.enqueue_job("noop", _job_id=f"{name}:{number}", _queue_name=queue_name)
+            return await redis.enqueue_job("noop", _job_id=f"{run}:{number}", _queue_name=queue_name)
 
+        run = uuid4().hex
         # The first one waits for the worker to be there, and is not counted.
         await (await enqueue(0)).result(timeout=PATIENCE, poll_delay=0.1)
         numbers = range(1, int(count) + 1)
@@ -173,11 +175,11 @@ async def wait(redis: ArqRedis, count: str, *names: str) -> dict[str, list[int]]
             await asyncio.sleep(random.uniform(0.1, 0.4))
             job = await enqueue(number)
         await job.result(timeout=PATIENCE, poll_delay=0.1)
-        results = await read_results(redis, [f"{name}:{number}" for number in numbers])
+        results = await read_results(redis, [f"{run}:{number}" for number in numbers])
         return [result.started - result.enqueued for result in results if result]
 
     queues = [vars(workers.QUEUES[name])["queue_name"] for name in names]
-    return dict(zip(names, await asyncio.gather(*map(one_queue, names, queues)), strict=True))
+    return dict(zip(names, await asyncio.gather(*map(one_queue, queues)), strict=True))
 
 
 def batches(count: int, size: int) -> Iterator[range]:

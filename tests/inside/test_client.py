@@ -114,6 +114,19 @@ def test_a_class_works_in_one_event_loop_after_another() -> None:
     assert len(RUNS) == 60
 
 
+async def test_a_queue_that_changes_its_type_after_a_poll_ends_no_worker(redis: ArqRedis) -> None:
+    await redis.set(QUEUE, "text")
+    await redis.set("other", "text")
+    async with client() as worker:
+        assert await worker.zcard(QUEUE) == 0
+        assert worker.claims.found_malformed
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await worker.zcard("other")
+        assert await worker.enqueue_job("note", _job_id="cron:note:1") is None
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await worker.enqueue_job("note", _job_id="note:1")
+
+
 async def test_an_idle_worker_is_woken(redis: ArqRedis, endless_wait: None) -> None:
     async with running(queue_of(note)):
         for number in range(3):

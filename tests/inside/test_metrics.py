@@ -52,6 +52,7 @@ def known_tasks() -> Iterator[None]:
     """Zeros for the queue of these tests, which is not in WORKER_QUEUES."""
     for metric in (metrics.JOBS, metrics.WAIT, metrics.DURATION, metrics.CRON):
         metric.clear()
+    metrics._series.cache_clear()
     metrics.begin_working("test", "0", NAMES, ["cron:sweep"])
     yield
     metrics._tasks.pop("test")

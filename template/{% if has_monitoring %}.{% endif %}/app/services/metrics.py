@@ -8,6 +8,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from prometheus_client import (
@@ -95,8 +96,9 @@ def count(results: Sequence[Result], _: Pipeline) -> None:
         queue, outcome = show_queue(data["q"]), _outcome(data)
         task = _known(queue, data["f"])
         tally[queue, task, outcome] += 1
-        tally[queue, task, "retried"] += data["t"] - 1
-        DURATION.labels(queue, task).observe((data["ft"] - data["st"]) / 1000)
+        if data["t"] > 1:
+            tally[queue, task, "retried"] += data["t"] - 1
+        _series(DURATION, queue, task).observe((data["ft"] - data["st"]) / 1000)
         if outcome == "succeeded" and data["f"].startswith("cron:"):
             CRON.labels(task).set(data["ft"] / 1000)
     for labels, number in tally.items():
@@ -105,7 +107,7 @@ def count(results: Sequence[Result], _: Pipeline) -> None:
 
 def count_start(queue: str, task: str, wait_seconds: float) -> None:
     """Count how long a job waited that starts now."""
-    WAIT.labels(queue, _known(queue, task)).observe(max(wait_seconds, 0))
+    _series(WAIT, queue, _known(queue, task)).observe(max(wait_seconds, 0))
 
 
 def count_enqueued(queue: str, task: str) -> None:
@@ -191,6 +193,12 @@ def write_web_metrics(state: RedisCollector) -> bytes:
     registry = CollectorRegistry()
     registry.register(state)
     return generate_latest(registry) + generate_latest(WEB)
+
+
+@cache
+def _series(histogram: Histogram, queue: str, task: str) -> Histogram:
+    """Return a series, whose look-up by prometheus-client takes as long as an observation."""
+    return histogram.labels(queue, task)
 
 
 def _known(queue: str, task: str) -> str:

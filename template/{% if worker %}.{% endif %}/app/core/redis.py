@@ -167,10 +167,18 @@ class SafePipeline(Pipeline):
             return await super().execute(raise_on_error)
         except WatchError as error:
             refusal = error.__context__
-            is_cron = any(f"{job_key_prefix}cron:" in str(args[1:2]) for args, _ in commands)
-            if isinstance(refusal, ResponseError) and not is_cron:
+            if isinstance(refusal, ResponseError) and not _is_cron(commands):
                 raise refusal from None
             raise
+        except ResponseError as error:
+            # The queue has another type since the last poll; the next one discards it.
+            if "WRONGTYPE" in str(error) and _is_cron(commands):
+                raise WatchError(str(error)) from error
+            raise
+
+
+def _is_cron(commands: list[Any]) -> bool:
+    return any(f"{job_key_prefix}cron:" in str(args[1:2]) for args, _ in commands)
 
 
 class MasterConnection(SentinelManagedConnection):

@@ -36,6 +36,15 @@ MAX_TIME_MS = 253_402_300_800_000
 MAX_JOB_TRY = 1_000_000
 
 
+# What arq writes of a job: its task, arguments, time of enqueueing and first try.
+JOB_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "f": str,
+    "a": list,
+    "k": dict,
+    "et": int,
+    "t": (int, type(None)),
+}
+
 # What the jobs that are enqueued now carry beside their arguments, and what the job that runs now
 # carries: the id of the request that enqueued it, and its place in a trace. arq ignores the field.
 CONTEXT = "c"
@@ -129,7 +138,7 @@ def require_shape(job: dict[str, Any]) -> None:
     Raises:
         ValueError: A field is missing, has another type or is out of range.
     """
-    for name, kind in {"f": str, "a": list, "k": dict, "et": int, "t": int | None}.items():
+    for name, kind in JOB_FIELDS.items():
         if not isinstance(job.get(name), kind):
             raise ValueError(f"{name!r} of the job is of type {type(job.get(name)).__name__}")
     if not all(isinstance(name, str) for name in job["k"]):
