@@ -236,8 +236,8 @@ async def test_two_load_tests_are_compared(browser: TestClient, redis: ArqRedis)
     await sign_in(browser)
     first, second = (run.id for run in runs)
     assert "io_simulation on queue load_test" in await get(browser, f"load-tests/show?id={first}")
-    text = await get(browser, f"load-tests/compare?id={first}&id={second}")
+    text = await get(browser, f"load-tests/show?id={first}&id={second}")
     assert re.search(r'Tasks</td><td class="number">1</td><td class="number">2</td>.*2.00', text)
     for ids, status in (("", 422), (f"?id={first}&id=none", 404)):
-        response = await asyncio.to_thread(browser.get, f"/ops/load-tests/compare{ids}")
+        response = await asyncio.to_thread(browser.get, f"/ops/load-tests/show{ids}")
         assert response.status_code == status

@@ -1,5 +1,6 @@
 """Load tests: start one, follow it, read its report, and compare two."""
 
+from collections.abc import Sequence
 from typing import get_args
 
 import leather
@@ -42,24 +43,14 @@ async def start(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    """Show how far a run is, or its report."""
-    run, report, queued = await _read(request, request.query_params.get("id", ""))
-    chart = _draw({run.id: report}) if report else None
-    return render(request, "load_test", run=run, report=report, queued=queued, chart=chart)
-
-
-async def compare(request: Request) -> Response:
-    """Show two runs beside each other."""
+    """Show how far each chosen run is, or its report; of two, how they compare."""
     ids = request.query_params.getlist("id")
-    if len(ids) != 2:
-        raise HTTPException(422, "Choose two runs to compare.")
-    found = [await _read(request, run_id) for run_id in ids]
-    runs = [(run, report) for run, report, _ in found if report]
-    if len(runs) != 2:
-        raise HTTPException(409, "One of the runs has not ended yet.")
-    rows = load_test_report.compare(*runs)
-    chart = _draw({run.id: report for run, report in runs})
-    return render(request, "compare", runs=runs, rows=rows, chart=chart)
+    if len(ids) not in (1, 2):
+        raise HTTPException(422, "Choose a run, or two to compare.")
+    runs = [await _read(request, run_id) for run_id in ids]
+    ended = [(run, report) for run, report, _ in runs if report]
+    rows = load_test_report.compare(*ended) if len(ended) == 2 else []
+    return render(request, "load_test", runs=runs, rows=rows, chart=_draw(ended))
 
 
 async def _read(request: Request, run_id: str) -> tuple[LoadTestRun, LoadTestReport | None, int]:
@@ -73,13 +64,15 @@ async def _read(request: Request, run_id: str) -> tuple[LoadTestRun, LoadTestRep
     return run, report, queued
 
 
-def _draw(reports: dict[str, LoadTestReport]) -> Markup:
-    """Return a line of the jobs that ended over time for each report."""
+def _draw(runs: Sequence[tuple[LoadTestRun, LoadTestReport]]) -> Markup:
+    """Return a line of the jobs that ended over time for each run."""
+    if not runs:
+        return Markup()
     chart = leather.Chart()
-    for name, report in reports.items():
+    for run, report in runs:
         part = report.wall_seconds / max(len(report.timeline), 1)
         line = [(at * part, count / part) for at, count in enumerate(report.timeline) if part]
-        chart.add_line(line or [(0, 0)], name=name)
+        chart.add_line(line or [(0, 0)], name=run.id)
     chart.add_x_axis(name="Seconds")
     chart.add_y_axis(name="Jobs/s")
     # It is made of numbers and ids of ours.
