@@ -28,8 +28,8 @@ PACKAGES = {"prometheus": "prometheus", "prometheus-alertmanager": "prometheus-a
 PRINT_METRICS = """
 from prometheus_client import generate_latest
 from app.services import metrics
-state = metrics.RedisCollector([], 0)
-print(metrics.write_web_metrics(state).decode() + generate_latest(metrics.WORKER).decode())
+for part in (metrics.RedisCollector([]), metrics.WEB, metrics.WORKER):
+    print(generate_latest(part).decode())
 """
 
 pytestmark = pytest.mark.xdist_group("installed-full")

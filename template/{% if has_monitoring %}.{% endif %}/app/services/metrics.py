@@ -17,7 +17,6 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
-    generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -144,7 +143,7 @@ def beat(queue: str, starts: Iterable[float], now: float) -> None:
     LONGEST.labels(queue).set(min(running, default=0))
 
 
-@dataclass(eq=False)
+@dataclass
 class RedisCollector(Collector):
     """The state of Redis as it was read for one scrape; without queues, Redis did not respond."""
 
@@ -186,13 +185,6 @@ class RedisCollector(Collector):
         yield GaugeMetricFamily(
             "arq_redis_memory_ratio", "The used share of maxmemory", self.memory_ratio
         )
-
-
-def write_web_metrics(state: RedisCollector) -> bytes:
-    """Return the text of `/metrics`."""
-    registry = CollectorRegistry()
-    registry.register(state)
-    return generate_latest(registry) + generate_latest(WEB)
 
 
 @cache

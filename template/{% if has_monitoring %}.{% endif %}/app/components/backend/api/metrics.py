@@ -3,7 +3,7 @@
 from ipaddress import ip_address
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from app.components.backend.security import HasKey
@@ -33,7 +33,8 @@ async def get_metrics(request: Request, redis: Redis, has_key: HasKey) -> Respon
         state = await _read_state(redis)
     except (RedisError, OSError):
         state = metrics.RedisCollector()
-    return Response(metrics.write_web_metrics(state), media_type=CONTENT_TYPE_LATEST)
+    text = generate_latest(state) + generate_latest(metrics.WEB)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _read_state(redis: Redis) -> metrics.RedisCollector:
