@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from app.components.backend.main import create_app
 from app.components.backend.middleware import HEADERS, MAX_BODY_BYTES
+from app.core import keys
 from app.core.config import WORKER_QUEUES, load_settings, settings
 from app.core.log import configure_logging
 from tests.conftest import API_KEY, Api
@@ -129,12 +130,30 @@ async def test_a_large_body_is_refused(api: Api, chunked: bool) -> None:
     assert (answer.status_code, answer.json()["status"]) == (413, 413)
 
 
-@pytest.mark.parametrize("path", ["x%0d%0aSet-Cookie:%20a=b", "..%2f..%2fetc%2fpasswd", "%00", "é"])
+@pytest.mark.parametrize(
+    "path", ["", "%0A", "x%0d%0aSet-Cookie:%20a=b", "..%2f..%2fetc%2fpasswd", "%00", "é"]
+)
 async def test_odd_paths_are_not_found(redis: ArqRedis, api: Api, path: str) -> None:
-    for method in ("GET", "DELETE"):
-        answer = await api(method, f"/jobs/{path}")
+    for method, route in (("GET", "jobs"), ("DELETE", "jobs"), ("GET", "dead-letters")):
+        answer = await api(method, f"/{route}/{path}")
         assert answer.status_code == 404
         assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("job_id", ["", "cron:x", "bulk:1", ".", "..", "a/../b", "a/.", "./a"])
+async def test_an_id_that_means_something_else_is_refused(
+    redis: ArqRedis, api: Api, job_id: str
+) -> None:
+    job_id = job_id.replace("bulk:", keys.BULK_PREFIX)
+    body = {"queue": "system", "task": "system_health_check", "id": job_id}
+    answer = await api("POST", "/jobs", json=body)
+    assert (answer.status_code, [*answer.json()["errors"]]) == (422, ["id"])
+    assert not await redis.zcard("arq:queue:system")
+
+
+async def test_a_field_that_is_there_twice_is_refused(redis: ArqRedis, api: Api) -> None:
+    answer = await api("GET", "/dead-letters?queue=media&queue=system")
+    assert (answer.status_code, [*answer.json()["errors"]]) == (422, ["queue"])
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])

@@ -286,7 +286,10 @@ def _text(value: object) -> str:
 
 
 def work_on(request: dict[str, Any]) -> dict[str, Any]:
-    """Call `copy_image` or `describe_image`; return its result, or the error as a text."""
+    """Call `copy_image` or `describe_image`; return its result, or the error as a text.
+
+    With `needs_memory` the same work can succeed in a process that may take more.
+    """
     arguments = request["arguments"]
     source = arguments["source"]
     work: Callable[..., dict[str, Any]]
@@ -296,7 +299,8 @@ def work_on(request: dict[str, Any]) -> dict[str, Any]:
     except MediaError as error:
         return {"error": str(error)}
     except MemoryError:
-        reason = "it needs more memory than MEDIA_MEMORY_MB"
+        reason = "it needs more memory than MEDIA_MEMORY_MB times MEDIA_PROCESSES"
+        return {"error": str(media_error(source, reason)), "needs_memory": True}
     except UnidentifiedImageError:
         reason = f"not an image of {', '.join(FORMATS)}"
     except Exception as error:

@@ -152,7 +152,8 @@ async def load_letter(redis: ArqRedis, letter_id: str) -> Job:
         JobNotFoundError: No letter has this id.
         TooLargeError: The letter is too large to show.
     """
-    async for page in _select(redis, Selection(ids=[letter_id])):
+    # The id is the end of a path, which may be empty.
+    async for page in _select(redis, Selection.model_construct(ids=[letter_id])):
         for job_id, raw in page:
             check_size(letter_id, raw)
             return read_result(show_id(job_id), raw)

@@ -66,8 +66,11 @@ async def enqueue_by_name(
     positional, named = convert(find_task(queue, task), args, kwargs)
     options: Options = {"_defer_by": delay}
     if job_id is not None:
-        if job_id in (".", "..") or job_id.startswith(RESERVED_PREFIXES):
+        if job_id.startswith(RESERVED_PREFIXES):
             raise InvalidJobError("id", f"the project has its own use for ids such as {job_id!r}")
+        # Clients shorten /jobs/a/../b to /jobs/b: the path of another job.
+        if {".", ".."} & set(job_id.split("/")):
+            raise InvalidJobError("id", f"no path leads to {job_id!r}: a part of it is . or ..")
         options["_job_id"] = job_id
     queue_name = WORKER_QUEUES[queue]["queue_name"]
     job = await send_job(redis, queue_name, task, positional, named, options)

@@ -1,6 +1,7 @@
 """Access control: the API key."""
 
 import hmac
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -42,7 +43,8 @@ class KeyRoute(APIRoute):
     """A route that needs the key, which is checked before a byte of the body is read.
 
     FastAPI reads the body before it calls dependencies. It ignores a query that no parameter
-    takes, which would be a misspelt field: such a request is refused.
+    takes, which would be a misspelt field, and all but the last value of one that is there twice:
+    such requests are refused.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -51,12 +53,13 @@ class KeyRoute(APIRoute):
 
         async def handle_with_key(request: Request) -> Response:
             require_key(has_key(request.headers.get(_header.model.name)))
-            if not self.dependant.query_params and request.query_params:
+            counts = Counter(name for name, _ in request.query_params.multi_items())
+            wrong = {name: "given more than once" for name, count in counts.items() if count > 1}
+            if not self.dependant.query_params:
+                wrong = dict.fromkeys(counts, "unknown field")
+            if wrong:
                 raise RequestValidationError(
-                    [
-                        {"type": "extra_forbidden", "loc": ("query", name), "msg": "unknown field"}
-                        for name in request.query_params
-                    ]
+                    [{"loc": ("query", name), "msg": text} for name, text in wrong.items()]
                 )
             return await handle(request)
 
