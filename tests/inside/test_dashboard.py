@@ -54,7 +54,7 @@ async def get(browser: TestClient, path: str) -> str:
     return html.unescape(response.text)
 
 
-async def post(browser: TestClient, path: str, **form: str) -> Response:
+async def post(browser: TestClient, path: str, **form: Any) -> Response:
     return await asyncio.to_thread(browser.post, f"/ops/{path}", data=form)
 
 
@@ -216,6 +216,48 @@ async def test_letters_are_grouped_and_changed_after_a_question(
         await post(browser, "dead-letters/change", **form, confirmed="yes")
         assert await count_letters(redis, Filter()) == left
     assert (await post(browser, "dead-letters/change", action="eat")).status_code == 422
+
+
+SLIPS: list[tuple[str, dict[str, Any], str]] = [
+    ("dead-letters/change", {"queu": "load_test"}, "queu"),
+    ("dead-letters/change", {"ids": "one"}, "ids"),
+    ("dead-letters/change", {"queue": ["load_test", "system"]}, "queue"),
+    ("dead-letters/change", {"id": ""}, "ids.0"),
+    ("dead-letters/change", {"queue": ""}, "select letters"),
+    ("dead-letters/change", {"all": "yes"}, "select letters"),
+    ("dead-letters/change", {"all": "true", "id": "one"}, "select letters"),
+    ("jobs/abort", {"job": "one"}, "job"),
+    ("jobs/send", {"queue": "media", "task": "describe_media", "kwargs.to": "a"}, "kwargs.to"),
+    ("load-tests/start", {"type": "io_simulation", "task": "5"}, "task"),
+    ("crons/run", {"cron": "cron:cleanup_temp_files"}, "cron"),
+]
+
+
+@pytest.mark.parametrize(("path", "form", "named"), SLIPS)
+async def test_a_misspelt_field_changes_nothing(
+    browser: TestClient, redis: ArqRedis, path: str, form: dict[str, Any], named: str
+) -> None:
+    await fail_jobs(redis, "one", "two")
+    await sign_in(browser)
+    change = {"action": "purge", "confirmed": "yes"} if "change" in path else {}
+    response = await post(browser, path, **change, **form)
+    assert (response.status_code, named in response.text) == (422, True)
+    assert await count_letters(redis, Filter()) == 2
+    for queue in ("system", "load_test", "media"):
+        assert not await redis.zcard(f"arq:queue:{queue}")
+
+
+async def test_all_letters_are_purged_where_that_is_said(
+    browser: TestClient, redis: ArqRedis
+) -> None:
+    await fail_jobs(redis, "one", "two")
+    await sign_in(browser)
+    assert 'name="all" value="true"' in await get(browser, "dead-letters")
+    assert 'name="all"' not in await get(browser, "dead-letters?task=x")
+    question = await post(browser, "dead-letters/change", action="purge", all="true")
+    assert "Purge 2 dead letters?" in question.text
+    await post(browser, "dead-letters/change", action="purge", all="true", confirmed="yes")
+    assert await count_letters(redis, Filter()) == 0
 
 
 async def test_a_load_test_needs_a_worker(browser: TestClient) -> None:

@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.components.dashboard.pages import redirect, render
+from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit
 from app.components.worker.lookup import check_job
 from app.services import dead_letters
@@ -36,14 +36,13 @@ async def show(request: Request) -> Response:
 
 async def change(request: Request) -> Response:
     """Requeue or purge letters: the first request asks back, with their count."""
-    form = {name: str(value) for name, value in (await request.form()).items() if value}
+    form = await read_form(request, "action", "all", "confirmed", "id", *FILTERS)
     action = form.pop("action", "")
     if action not in ("requeue", "purge"):
         raise HTTPException(422, "Choose to requeue or to purge.")
-    filters = {name: form[name] for name in FILTERS if name in form}
+    filters = {name: form[name] for name in FILTERS if form.get(name)}
     ids = [form["id"]] if "id" in form else None
-    everything = {"ids": ids, "all": not (ids or filters)}
-    selection = Selection.model_validate(everything | filters)
+    selection = Selection.model_validate({"ids": ids, "all": form.get("all") == "true"} | filters)
     redis = request.state.redis
     if "confirmed" not in form:
         count = await dead_letters.count_letters(redis, selection)

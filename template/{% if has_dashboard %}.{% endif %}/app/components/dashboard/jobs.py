@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.components.dashboard.pages import redirect, render
+from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.services import job_lookup
@@ -36,7 +36,7 @@ async def show(request: Request, job_id: str | None = None) -> Response:
 
 async def abort(request: Request) -> Response:
     """Abort a job that waits or runs."""
-    job_id = str((await request.form()).get("id"))
+    job_id = (await read_form(request, "id")).get("id", "")
     await job_lookup.abort(request.state.redis, job_id)
     audit(request, "abort", job_id=job_id)
     return redirect(request, "job", "A worker aborts the job at its next poll.", id=job_id)
@@ -50,11 +50,13 @@ async def show_form(request: Request) -> Response:
 
 async def send(request: Request) -> Response:
     """Send a job with what the form of its task says."""
-    form = {name: str(value) for name, value in (await request.form()).items()}
-    task = _find(form.get("queue"), form.get("task"))
+    raw = await request.form()
+    task = _find(raw.get("queue"), raw.get("task"))
     if task is None:
         raise HTTPException(422, "Choose a task.")
     parameters = task.parameters["properties"].items()
+    names = [f"kwargs.{name}" for name, _ in parameters]
+    form = await read_form(request, "queue", "task", *names)
     kwargs = {
         name: _read(form[f"kwargs.{name}"], schema)
         for name, schema in parameters
@@ -72,7 +74,7 @@ async def send(request: Request) -> Response:
 
 async def send_again(request: Request) -> Response:
     """Send a job again with its arguments."""
-    redis, job_id = request.state.redis, str((await request.form()).get("id"))
+    redis, job_id = request.state.redis, (await read_form(request, "id")).get("id", "")
     old = await job_lookup.find(redis, job_id)
     job = await enqueue_by_name(redis, old.queue or "", old.task or "", old.args, old.kwargs)
     return _show_sent(request, job)
@@ -83,7 +85,7 @@ def _show_sent(request: Request, job: Job) -> Response:
     return redirect(request, "job", "The job is queued.", id=job.id)
 
 
-def _find(queue: str | None, name: str | None) -> Any:
+def _find(queue: object, name: object) -> Any:
     tasks = describe_tasks()
     return next((task for task in tasks if (task.queue, task.task) == (queue, name)), None)
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.components.dashboard.pages import redirect, render
+from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit
 from app.components.worker import queues
 from app.services import load_test, load_test_report
@@ -35,7 +35,7 @@ async def show_list(request: Request) -> Response:
 async def start(request: Request) -> Response:
     """Start a run."""
     redis = request.state.redis
-    test = LoadTest.model_validate(dict(await request.form()))
+    test = LoadTest.model_validate(await read_form(request, *LoadTest.model_fields))
     run = await load_test.prepare(redis, test, queues.settings)
     await load_test.start(redis, run)
     audit(request, "start load test", run_id=run.id, **test.model_dump())
