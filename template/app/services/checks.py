@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+# From good to bad.
 Status = Literal["pass", "warn", "fail"]
 
 

@@ -100,7 +100,6 @@ def test_no_queue_takes_the_jobs_of_another(name: str) -> None:
     [
         ("app/core/config.py", '"{name}": {{'),
         ("docker-compose.yml", "{service}:"),
-        ("Procfile", "{service}: "),
     ],
 )
 def test_each_place_names_each_queue(name: str, path: str, line: str) -> None:

@@ -142,13 +142,9 @@ async def read_crons(redis: ArqRedis) -> dict[str, tuple[str, datetime]]:
 async def read_rows(
     redis: ArqRedis, queues: Sequence[str], *, resolution: tuple[int, int] = MINUTES, rows: int = 60
 ) -> dict[str, list[Row]]:
-    """Return the last rows of the history of each queue, the oldest first.
+    """Return the last rows of the history of each queue of `WORKER_QUEUES`, the oldest first.
 
-    Args:
-        redis: The client.
-        queues: Names of `WORKER_QUEUES`.
-        resolution: `MINUTES` or `TEN_MINUTES`.
-        rows: How many, with the one that is not over yet.
+    The last row is not over yet. The resolution is `MINUTES` or `TEN_MINUTES`.
     """
     seconds, _ = resolution
     newest = timestamp_ms() // 1000 // seconds * seconds

@@ -8,7 +8,7 @@ import typer
 from arq.connections import ArqRedis
 
 from app.cli.client import with_client
-from app.cli.output import clean, print_json, print_table
+from app.cli.output import clean, print_job, print_json, print_table
 from app.components.worker.arguments import convert
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.components.worker.lookup import find_task
@@ -51,20 +51,20 @@ def run(
         return job
 
     job = with_client(send)
-    _print_job(job, as_json=as_json)
+    print_job(job, as_json=as_json)
     raise typer.Exit(job.state in ("failed", "aborted"))
 
 
 @app.command()
 def show(job_id: str, as_json: AsJson = False) -> None:
     """Print what has become of a job."""
-    _print_job(with_client(lambda redis: job_lookup.find(redis, job_id)), as_json=as_json)
+    print_job(with_client(lambda redis: job_lookup.find(redis, job_id)), as_json=as_json)
 
 
 @app.command()
 def abort(job_id: str, as_json: AsJson = False) -> None:
     """Have a worker drop or cancel a job, which it does at its next poll."""
-    _print_job(with_client(lambda redis: job_lookup.abort(redis, job_id)), as_json=as_json)
+    print_job(with_client(lambda redis: job_lookup.abort(redis, job_id)), as_json=as_json)
 
 
 @app.command("list")
@@ -148,14 +148,3 @@ def _fit(task: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
             except (LookupError, TypeError, ValueError):
                 # It is missing, is JSON already, or is none.
                 raise error from None
-
-
-def _print_job(job: Job, *, as_json: bool) -> None:
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-        return
-    for name, value in job.model_dump(mode="json", exclude={"traceback"}).items():
-        if value not in (None, [], {}):
-            typer.echo(f"{name:<10} {value if name in ('id', 'state') else json.dumps(value)}")
-    for line in (job.traceback or "").splitlines():
-        typer.echo(clean(line))

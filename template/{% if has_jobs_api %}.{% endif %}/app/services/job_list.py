@@ -28,14 +28,8 @@ async def list_jobs(
 ) -> list[JobSummary]:
     """Return the newest jobs that meet every condition that is given.
 
-    Jobs that wait or run come first, by when they are due, then those that ended lately.
-
-    Args:
-        redis: The client.
-        queue: A queue of `WORKER_QUEUES`.
-        task: arq's name of a task.
-        state: A state of a job.
-        limit: How many jobs at most.
+    Jobs that wait or run come first, by when they are due, then those that ended lately. `queue` is
+    one of `WORKER_QUEUES`, `task` arq's name of a task.
     """
     found: list[JobSummary] = []
     if state is None or state in WAITING:

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.client import with_client
-from app.cli.output import clean, print_json, print_table
+from app.cli.output import clean, print_job, print_json, print_table
 from app.components.worker.lookup import check_job
 from app.core.ages import show_age
 from app.services import dead_letters
@@ -59,14 +59,7 @@ def list_(
 def show(letter_id: str, as_json: AsJson = False) -> None:
     """Print all that is known of a letter."""
     letter = with_client(lambda redis: dead_letters.load_letter(redis, letter_id))
-    if as_json:
-        print_json(letter.model_dump(mode="json"))
-        return
-    for name, value in letter.model_dump(mode="json", exclude={"traceback"}).items():
-        if value is not None:
-            typer.echo(f"{name:<10} {json.dumps(value)}")
-    for line in (letter.traceback or "").splitlines():
-        typer.echo(clean(line))
+    print_job(letter, as_json=as_json)
 
 
 @app.command()

@@ -10,9 +10,8 @@ import os
 import re
 import secrets
 import signal
-import subprocess
 import sys
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -55,7 +54,7 @@ def dev() -> None:
     is_safe = settings.ENVIRONMENT == "development" and settings.HOST in LOOPBACK
     if is_safe and settings.API_KEY is None:
         environment["API_KEY"] = secrets.token_urlsafe(24)
-    raise SystemExit(asyncio.run(run(read_procfile(), environment, start_guard())))
+    raise SystemExit(asyncio.run(run(read_procfile(), environment)))
 
 
 def read_procfile() -> dict[str, str]:
@@ -82,31 +81,20 @@ def read_procfile() -> dict[str, str]:
     return {name: command for name, command in commands.items() if runs(command)}
 
 
-def start_guard() -> subprocess.Popen[bytes]:
-    """Start the process that ends the others when this one is killed."""
-    return subprocess.Popen(  # noqa: S603 - it is our own script
-        ["/bin/sh", "-c", GUARD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        bufsize=0,
-    )
-
-
-async def run(
-    commands: dict[str, str], environment: dict[str, str], guard: subprocess.Popen[bytes]
-) -> int:
+async def run(commands: dict[str, str], environment: dict[str, str]) -> int:
     """Run the commands until one ends or a signal arrives, and return the exit code."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    guard = await asyncio.create_subprocess_shell(
+        GUARD, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+    )
     processes: dict[str, Process] = {}
     output: dict[str, asyncio.Task[None]] = {}
     for name, command in commands.items():
         processes[name] = process = await asyncio.create_subprocess_shell(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=DEVNULL,
             stdout=PIPE,
             stderr=STDOUT,
             env=environment,

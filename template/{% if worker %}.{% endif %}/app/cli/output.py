@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.services.jobs import Job
+
 STYLES = {"pass": "green", "succeeded": "green", "warn": "yellow", "fail": "red", "failed": "red"}
 # As long as the longest state, `succeeded`.
 SHORT_CHARS = 9
@@ -22,6 +24,19 @@ def clean(value: object) -> str:
 def print_json(value: Any) -> None:
     """Print a value in ASCII, in which a terminal finds nothing to obey."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def print_job(job: Job, *, as_json: bool) -> None:
+    """Print what is known of a job: a line each, and its traceback."""
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+        return
+    for name, value in job.model_dump(mode="json", exclude={"traceback"}).items():
+        if value not in (None, [], {}):
+            shown = clean(value) if name in ("id", "state") else json.dumps(value)
+            typer.echo(f"{name:<10} {shown}")
+    for line in (job.traceback or "").splitlines():
+        typer.echo(clean(line))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:

@@ -35,7 +35,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.core.redis_url import parse_url
+from app.core.redis_url import TLS_OPTIONS, parse_url
 from app.core.serializer import deserialize, serialize
 
 # A server that has not replied for this long is gone, even if its connection looks open.
@@ -58,10 +58,13 @@ PASSING_ERRORS = (
     ReadOnlyError,
 )
 # Idle connections are tried after half a minute, so that firewalls and NAT keep them.
-KEEPALIVE_OPTIONS = {
-    getattr(socket, name): value
-    for name, value in {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}.items()
-    if hasattr(socket, name)
+KEEPALIVE = {
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        getattr(socket, name): value
+        for name, value in {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}.items()
+        if hasattr(socket, name)
+    },
 }
 
 
@@ -221,12 +224,7 @@ class Client(ArqRedis):
 
     def __init__(self, pool_or_conn: ConnectionPool | None = None, **options: Any) -> None:
         """Connect as `pool_or_conn` says, or as redis-py's `options` say."""
-        defaults: dict[str, Any] = {
-            "redis_connect_func": log_in,
-            "socket_keepalive": True,
-            "socket_keepalive_options": KEEPALIVE_OPTIONS,
-        }
-        super().__init__(pool_or_conn, **defaults | options)
+        super().__init__(pool_or_conn, **{"redis_connect_func": log_in, **KEEPALIVE, **options})
 
     @classmethod
     def from_pool(cls, connection_pool: ConnectionPool) -> Redis:
@@ -243,8 +241,7 @@ class Client(ArqRedis):
                 pool.connection_kwargs |= {
                     "socket_connect_timeout": 1,
                     "socket_timeout": RESPONSE_SECONDS,
-                    "socket_keepalive": True,
-                    "socket_keepalive_options": KEEPALIVE_OPTIONS,
+                    **KEEPALIVE,
                 }
         return super().from_pool(connection_pool)
 
@@ -310,19 +307,10 @@ def connection_pool(settings: RedisSettings, **options: Any) -> ConnectionPool:
     }
     if settings.unix_socket_path:
         return ConnectionPool(UnixDomainSocketConnection, path=settings.unix_socket_path, **options)
-    options |= {
-        "socket_connect_timeout": settings.conn_timeout,
-        "socket_keepalive": True,
-        "socket_keepalive_options": KEEPALIVE_OPTIONS,
-    }
+    options |= {"socket_connect_timeout": settings.conn_timeout, **KEEPALIVE}
     if settings.ssl:
-        options |= {
-            "ssl_cert_reqs": settings.ssl_cert_reqs,
-            "ssl_ca_certs": settings.ssl_ca_certs,
-            "ssl_certfile": settings.ssl_certfile,
-            "ssl_keyfile": settings.ssl_keyfile,
-            "ssl_check_hostname": settings.ssl_check_hostname,
-        }
+        names = TLS_OPTIONS | {"ssl_check_hostname"}
+        options |= {name: getattr(settings, name) for name in names}
     if isinstance(settings.host, str):
         kind = SSLConnection if settings.ssl else Connection
         return ConnectionPool(kind, host=settings.host, port=settings.port, **options)

@@ -15,26 +15,22 @@ import msgpack
 from pydantic import BaseModel, SecretStr
 
 EXCEPTION_CODE = 1
-SECRET_CODE = 2
-UUID_CODE = 3
-DECIMAL_CODE = 4
-DATE_CODE = 5
 TIMEDELTA_CODE = 6
 TUPLE_CODE = 7
-FROM_TEXT: dict[int, Callable[[str], object]] = {
-    SECRET_CODE: SecretStr,
-    UUID_CODE: UUID,
-    DECIMAL_CODE: Decimal,
-    DATE_CODE: date.fromisoformat,
+# What is written as text: the code of its type, how it becomes text, and back.
+TEXTS: dict[type, tuple[int, Callable[[Any], str], Callable[[str], object]]] = {
+    SecretStr: (2, SecretStr.get_secret_value, SecretStr),
+    UUID: (3, str, UUID),
+    Decimal: (4, str, Decimal),
+    date: (5, str, date.fromisoformat),
 }
+FROM_TEXT = {code: from_text for code, _, from_text in TEXTS.values()}
 # How much of an exception's message and of its traceback is kept.
 MAX_TEXT_CHARS = 10_000
-
 
 # The end of Python's calendar, and more tries than a job can have.
 MAX_TIME_MS = 253_402_300_800_000
 MAX_JOB_TRY = 1_000_000
-
 
 # What arq writes of a job: its task, arguments, time of enqueueing and first try.
 JOB_FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -157,14 +153,9 @@ def _encode(value: object) -> msgpack.ExtType:
         ]
         return msgpack.ExtType(EXCEPTION_CODE, msgpack.packb(texts, unicode_errors="replace"))
     kind = type(value)
-    if isinstance(value, SecretStr):
-        return msgpack.ExtType(SECRET_CODE, value.get_secret_value().encode())
-    if kind is UUID:
-        return msgpack.ExtType(UUID_CODE, str(value).encode())
-    if kind is Decimal:
-        return msgpack.ExtType(DECIMAL_CODE, str(value).encode())
-    if kind is date:
-        return msgpack.ExtType(DATE_CODE, str(value).encode())
+    if kind in TEXTS:
+        code, to_text, _ = TEXTS[kind]
+        return msgpack.ExtType(code, to_text(value).encode())
     if isinstance(value, timedelta):
         parts = (value.days, value.seconds, value.microseconds)
         return msgpack.ExtType(TIMEDELTA_CODE, msgpack.packb(parts))

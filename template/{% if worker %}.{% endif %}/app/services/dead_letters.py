@@ -11,7 +11,6 @@ from typing import Annotated, Any, Self
 
 from arq.connections import ArqRedis
 from arq.constants import expires_extra_ms, result_key_prefix
-from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
 from redis.asyncio.client import Pipeline
@@ -116,15 +115,15 @@ async def sweep(redis: ArqRedis) -> int:
         job = _describe(job_id, raw)
         if job.state != "failed" or job.queue not in WORKER_QUEUES:
             continue
-        if await redis.zscore(keys.LETTERS_BY_TIME, job_id) != _failed_ms(job):
-            new += await keep(redis, job_id, raw, _failed_ms(job) or timestamp_ms())
+        failed_ms = round(job.finished.timestamp() * 1000) if job.finished else timestamp_ms()
+        if await redis.zscore(keys.LETTERS_BY_TIME, job_id) != failed_ms:
+            new += await keep(redis, job_id, raw, failed_ms)
     return new
 
 
 async def keep(redis: ArqRedis, job_id: bytes, raw: bytes, failed_ms: int) -> bool:
     """Keep a failed result, which is in Redis, as a letter; return False if it was not kept."""
-    reply = await run_script(redis, "record_letter", *_letter(job_id, raw, failed_ms))
-    return bool(reply == 1)
+    return bool(await run_script(redis, "record_letter", *_letter(job_id, raw, failed_ms)) == 1)
 
 
 async def list_letters(redis: ArqRedis, selection: Filter, limit: int) -> list[Job]:
@@ -214,27 +213,21 @@ def _describe(job_id: bytes, raw: bytes) -> Job:
     return read_result(show_id(job_id), raw, with_arguments=False)
 
 
-def _failed_ms(job: Job) -> int | None:
-    return round(job.finished.timestamp() * 1000) if job.finished else None
-
-
 def _to_job(raw: bytes, now: int, check_job: CheckJob) -> tuple[str, bytes]:
     """Return the queue and the job of a letter."""
     try:
         data = deserialize(raw)
         require_shape(data)
-        queue, task, args, kwargs = str(data["q"]), data["f"], data["a"], data["k"]
+        if data["f"] == UNKNOWN_TASK:
+            raise ValueError("arq could not read it")
+        queue = str(data["q"])
     except Exception:
-        task = UNKNOWN_TASK
-    if task == UNKNOWN_TASK:
         message = "its task and arguments are lost: it had expired or was unreadable"
-        raise InvalidJobError("task", message)
-    check_job(queue, task, args, kwargs)
-
-    def serialize_with_context(job: dict[str, Any]) -> bytes:
-        return serialize({**job, CONTEXT: context_of(data)})
-
-    return queue, serialize_job(task, args, kwargs, None, now, serializer=serialize_with_context)
+        raise InvalidJobError("task", message) from None
+    check_job(queue, data["f"], data["a"], data["k"])
+    # As arq's `serialize_job` does it, with what the job carried.
+    job = {"t": None, "f": data["f"], "a": data["a"], "k": data["k"], "et": now}
+    return queue, serialize({**job, CONTEXT: context_of(data)})
 
 
 async def _select(redis: ArqRedis, selection: Filter) -> AsyncIterator[list[tuple[bytes, bytes]]]:
@@ -255,8 +248,8 @@ async def _select(redis: ArqRedis, selection: Filter) -> AsyncIterator[list[tupl
             sizes = await pipe.execute()
         for page in _split(some, sizes):
             letters = await redis.hmget(keys.LETTERS, page)  # type: ignore[misc]
-            found = [pair for pair in zip(page, letters, strict=True) if pair[1] is not None]
-            yield [(job_id, raw) for job_id, raw in found if _matches(selection, job_id, raw)]
+            found = zip(page, letters, strict=True)
+            yield [pair for pair in found if pair[1] is not None and _matches(selection, *pair)]
         for job_id, size in zip(some, sizes, strict=True):
             if size > PAGE_BYTES and not _has_conditions(selection):
                 yield [(job_id, UNREADABLE)]

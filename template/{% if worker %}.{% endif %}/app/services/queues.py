@@ -21,7 +21,7 @@ MAX_WAIT_SECONDS = settings.MAX_WAIT_SECONDS
 # more than the workers read in a poll.
 QUEUE_WINDOW = 1000
 MAX_WORKERS = 1000
-MAX_WARNINGS = 5
+MAX_PROBLEMS = 5
 QUEUE_PREFIX = "arq:queue:"
 
 
@@ -41,10 +41,10 @@ class QueueStatus(Check):
     """A queue of `WORKER_QUEUES` and the workers that serve it."""
 
     name: str
-    ready: int
-    running: int
-    deferred: int
-    oldest_wait_seconds: float
+    ready: int = 0
+    running: int = 0
+    deferred: int = 0
+    oldest_wait_seconds: float = 0
     workers: list[Worker]
     # Workers that were killed, or whose event loop is blocked.
     silent: int = 0
@@ -83,64 +83,46 @@ async def check_queue(redis: ArqRedis, name: str, queue: WorkerQueue) -> QueueSt
         pipe.zrange(index, 0, MAX_WORKERS - 1, withscores=True)
         replies = await pipe.execute(raise_on_error=False)
     if errors := [reply for reply in replies if isinstance(reply, RedisError)]:
-        return _unreadable(name, errors[0])
+        return QueueStatus(name=name, status="fail", output=explain(errors[0]), workers=[])
     due, deferred, oldest, reported = replies
-    names = [
-        *(in_progress_key_prefix.encode() + job_id for job_id, _ in oldest),
-        *(keys.worker(key, worker_name.decode(errors="replace")) for worker_name, _ in reported),
-    ]
-    answers = await redis.mget(names) if names else []
-    in_progress = [answer is not None for answer in answers[: len(oldest)]]
-    records = zip(answers[len(oldest) :], reported, strict=True)
-    workers = [
-        worker
-        for record, (_, time) in records
-        if isinstance(record, bytes) and (worker := read_worker(record, time, now))
-    ]
+    locks = [in_progress_key_prefix.encode() + job_id for job_id, _ in oldest]
+    records = [keys.worker(key, worker.decode(errors="replace")) for worker, _ in reported]
+    values = await redis.mget(*locks, *records) if locks or records else []
+    is_running = [value is not None for value in values[: len(locks)]]
     waits = [
-        now - score / 1000
-        for (_, score), running in zip(oldest, in_progress, strict=True)
+        now - due_ms / 1000
+        for (_, due_ms), running in zip(oldest, is_running, strict=True)
         if not running
     ]
+    found = [
+        read_worker(record, time, now)
+        for record, (_, time) in zip(values[len(locks) :], reported, strict=True)
+    ]
+    workers = [worker for worker in found if worker]
+    serving = [worker for worker in workers if worker.age_seconds <= MAX_SILENCE_SECONDS]
     check = QueueStatus(
         name=name,
-        ready=due - sum(in_progress),
-        running=sum(in_progress),
+        ready=due - sum(is_running),
+        running=sum(is_running),
         deferred=deferred,
         oldest_wait_seconds=round(max(waits, default=0), 3),
-        workers=[worker for worker in workers if worker.age_seconds <= MAX_SILENCE_SECONDS],
+        workers=serving,
+        silent=len(workers) - len(serving),
     )
-    check.silent = len(workers) - len(check.workers)
-    warnings = [worker.warning for worker in workers if worker.warning]
-    if check.oldest_wait_seconds > MAX_WAIT_SECONDS:
-        warnings.insert(
-            0,
-            f"{check.ready} jobs are ready, the oldest for {check.oldest_wait_seconds:.0f} s; "
-            "start more workers or raise max_jobs",
-        )
-    if not check.workers:
-        check.status = "fail"
-        warnings.insert(
-            0,
+    problems = []
+    if not serving:
+        problems.append(
             "no worker has reported; start one with "
-            f"`python -m arq app.components.worker.queues.{name}.WorkerSettings`",
+            f"`python -m arq app.components.worker.queues.{name}.WorkerSettings`"
         )
-    elif warnings:
-        check.status = "warn"
-    if warnings:
-        more = f" (and {len(warnings) - MAX_WARNINGS} more)" if len(warnings) > MAX_WARNINGS else ""
-        check.output = "; ".join(warnings[:MAX_WARNINGS]) + more
+    if check.oldest_wait_seconds > MAX_WAIT_SECONDS:
+        problems.append(
+            f"{check.ready} jobs are ready, the oldest for {check.oldest_wait_seconds:.0f} s; "
+            "start more workers or raise max_jobs"
+        )
+    problems += [worker.warning for worker in workers if worker.warning]
+    if problems:
+        more = f" (and {len(problems) - MAX_PROBLEMS} more)" if len(problems) > MAX_PROBLEMS else ""
+        check.output = "; ".join(problems[:MAX_PROBLEMS]) + more
+        check.status = "warn" if serving else "fail"
     return check
-
-
-def _unreadable(name: str, error: RedisError) -> QueueStatus:
-    return QueueStatus(
-        status="fail",
-        output=explain(error),
-        name=name,
-        ready=0,
-        running=0,
-        deferred=0,
-        oldest_wait_seconds=0,
-        workers=[],
-    )

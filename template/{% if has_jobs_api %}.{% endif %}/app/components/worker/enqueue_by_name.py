@@ -7,7 +7,7 @@ from arq.connections import ArqRedis
 from arq.utils import timestamp_ms
 from pydantic import BaseModel, TypeAdapter
 
-from app.components.worker.arguments import convert, list_parameters
+from app.components.worker.arguments import convert, signature_of, types_of
 from app.components.worker.enqueue import Options, send_job
 from app.components.worker.lookup import find_task, list_tasks
 from app.core import keys
@@ -48,14 +48,8 @@ async def enqueue_by_name(
 ) -> Job:
     """Queue a job by the names of its queue and its task.
 
-    Args:
-        redis: The client.
-        queue: A queue of `WORKER_QUEUES`.
-        task: A task that its `WorkerSettings` list.
-        args: What the task takes after `ctx`, converted to the types that it declares.
-        kwargs: The same by name.
-        job_id: An id of your own: arq takes one once, until its result expires.
-        delay: How long the job waits at least, in seconds.
+    The arguments, what the task takes after `ctx`, are converted to the types that it declares.
+    arq takes an id once, until its result expires. `delay` is in seconds.
 
     Raises:
         InvalidJobError: The queue, the task, the id or a parameter is wrong.
@@ -118,12 +112,13 @@ def list_examples() -> list[dict[str, Any]]:
 def _describe_parameters(task: Any) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
     required = []
-    for name, (parameter, type_) in list_parameters(task).items():
+    _, *parameters = signature_of(task).parameters.items()
+    for name, parameter in parameters:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             schema["additionalProperties"] = True
         if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
             continue
-        described = _describe_type(type_)
+        described = _describe_type(types_of(task)[name])
         if parameter.default is inspect.Parameter.empty:
             required.append(name)
         else:

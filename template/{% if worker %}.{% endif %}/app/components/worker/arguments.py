@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, get_type_hints
 
@@ -19,12 +19,6 @@ if sys.version_info >= (3, 14):
 
 # arq's own options: a task never gets a keyword argument of such a name.
 RESERVED = inspect.signature(ArqRedis.enqueue_job).parameters.keys() - {"args", "kwargs"}
-POSITIONAL = (
-    inspect.Parameter.POSITIONAL_ONLY,
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    inspect.Parameter.VAR_POSITIONAL,
-)
-KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 Task = Callable[..., Any]
 
@@ -39,21 +33,18 @@ def convert(
             its constraints, or a job cannot carry it.
         TooLargeError: Together they are larger than `MAX_ARGUMENTS_BYTES`.
     """
-    parameters = _bind(task, args, kwargs)
-    types = _types(task)
-    values = [*args, *kwargs.values()]
-    labels = [*(f"args.{at}" for at in range(len(args))), *(f"kwargs.{name}" for name in kwargs)]
-    for at, (label, parameter) in enumerate(zip(labels, parameters, strict=True)):
-        values[at] = _convert_value(label, types[parameter], values[at])
-
-    positional, named = (
-        tuple(values[: len(args)]),
-        dict(zip(kwargs, values[len(args) :], strict=True)),
-    )
+    values = {f"args.{at}": value for at, value in enumerate(args)}
+    values |= {f"kwargs.{name}": value for name, value in kwargs.items()}
+    parameters = _bind(task, len(args), kwargs)
+    types = types_of(task)
+    for label, value in values.items():
+        values[label] = _convert_value(label, types[parameters[label]], value)
+    positional = tuple(values[f"args.{at}"] for at in range(len(args)))
+    named = {name: values[f"kwargs.{name}"] for name in kwargs}
     try:
         size = len(serialize({"a": positional, "k": named}))
     except (TypeError, ValueError, OverflowError):
-        for label, value in zip(labels, values, strict=True):
+        for label, value in values.items():
             _require_carried(label, value)
         raise
     if size > settings.MAX_ARGUMENTS_BYTES:
@@ -64,55 +55,51 @@ def convert(
     return positional, named
 
 
-def list_parameters(task: Task) -> dict[str, tuple[inspect.Parameter, TypeAdapter[Any] | str]]:
-    """Return what a task takes after `ctx`: each parameter with its type, or why it has none."""
-    _, *parameters = _signature(task).parameters.values()
-    types = _types(task)
-    return {parameter.name: (parameter, types[parameter.name]) for parameter in parameters}
-
-
-def _bind(task: Task, args: Sequence[Any], kwargs: dict[str, Any]) -> list[str]:
-    """Return the name of the parameter that takes each argument."""
-    signature = _signature(task)
-    for name in RESERVED & kwargs.keys():
-        message = f"arq has its own use for {name!r}: rename the parameter, or send it by position"
-        raise InvalidJobError(f"kwargs.{name}", message)
+def _bind(task: Task, arg_count: int, names: Iterable[str]) -> dict[str, str]:
+    """Return the parameter that takes each argument, by labels such as `args.0` and `kwargs.n`."""
+    for name in names:
+        if name in RESERVED:
+            raise InvalidJobError(
+                f"kwargs.{name}",
+                f"arq has its own use for {name!r}: rename the parameter, or send it by position",
+            )
+    positional = [f"args.{at}" for at in range(arg_count)]
+    named = {name: f"kwargs.{name}" for name in names}
+    signature = signature_of(task)
     try:
-        signature.bind({}, *args, **kwargs)
+        bound = signature.bind("ctx", *positional, **named)
     except TypeError as error:
-        named = re.search("'(.+)'", str(error))
-        raise InvalidJobError(f"kwargs.{named[1]}" if named else "args", str(error)) from None
-    parameters = signature.parameters
-    by_position = [name for name in parameters if parameters[name].kind in POSITIONAL]
-    if parameters[by_position[0]].kind is not inspect.Parameter.VAR_POSITIONAL:
-        # It takes `ctx`.
-        del by_position[0]
-    # What `*args` takes follows the last parameter, what `**kwargs` takes has a name of its own.
-    rest = next(reversed(parameters))
-    return [
-        *(by_position[min(at, len(by_position) - 1)] for at in range(len(args))),
-        *(
-            name if name in parameters and parameters[name].kind in KEYWORD else rest
-            for name in kwargs
-        ),
-    ]
+        wrong = re.search("'(.+)'", str(error))
+        raise InvalidJobError(f"kwargs.{wrong[1]}" if wrong else "args", str(error)) from None
+    parameters: dict[str, str] = {}
+    for name, value in bound.arguments.items():
+        match signature.parameters[name].kind:
+            case inspect.Parameter.VAR_POSITIONAL:
+                labels = value
+            case inspect.Parameter.VAR_KEYWORD:
+                labels = value.values()
+            case _:
+                labels = (value,)
+        parameters |= dict.fromkeys(labels, name)
+    return parameters
 
 
-def _signature(task: Task) -> inspect.Signature:
+def signature_of(task: Task) -> inspect.Signature:
+    """Return the signature; in Python 3.14 its hints may name what is not defined."""
     if sys.version_info >= (3, 14):
         return inspect.signature(task, annotation_format=Format.FORWARDREF)
     return inspect.signature(task)
 
 
 @lru_cache(maxsize=1024)
-def _types(task: Task) -> dict[str, TypeAdapter[Any] | str]:
+def types_of(task: Task) -> dict[str, TypeAdapter[Any] | str]:
     """Return the type of each parameter, or why it cannot be checked.
 
     Each annotation is looked up by itself, so that one that is imported for the type checker only
     does not open the others.
     """
     types: dict[str, TypeAdapter[Any] | str] = {}
-    for name, parameter in _signature(task).parameters.items():
+    for name, parameter in signature_of(task).parameters.items():
         is_open = parameter.annotation is inspect.Parameter.empty
         try:
             types[name] = TypeAdapter(Any if is_open else _resolve(task, parameter.annotation))

@@ -1,0 +1,56 @@
+"""Sending jobs: what arrives, and what is refused before it reaches Redis."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from arq.worker import func
+
+from app.components.worker.enqueue import enqueue
+from tests.support import queue_of, run_burst
+
+NAIVE = datetime(2026, 1, 2)  # noqa: DTZ001 - without a time zone on purpose
+
+
+async def add(ctx: dict[str, Any], left: int, right: int = 1) -> int:
+    return left + right
+
+
+async def echo(ctx: dict[str, Any], value: object) -> object:
+    return value
+
+
+async def elsewhere(ctx: dict[str, Any]) -> None:
+    raise NotImplementedError
+
+
+WorkerSettings = queue_of(add, func(echo, name="repeat"))
+
+
+async def test_a_function_with_a_name_of_its_own_is_found(redis: ArqRedis) -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    values = [None, True, 1.5, "é", b"\x00", [1, [2]], {"a": {1: "b"}}, moment]
+    jobs = [await enqueue(redis, WorkerSettings, echo, value) for value in values]
+    await run_burst(WorkerSettings)
+    assert [await job.result(timeout=5) for job in jobs] == values
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "error", "message"),
+    [
+        (add, {"wrong": 1}, TypeError, "add: missing a required argument: 'left'"),
+        (add, {"left": 1, "wrong": 1}, TypeError, "add: got an unexpected keyword argument"),
+        (add, {"left": "one"}, TypeError, "add: kwargs.left: Input should be a valid integer"),
+        (add, {"left": 2**64}, TypeError, "add: kwargs.left: .* more than 64 bits as text"),
+        (echo, {"value": object()}, TypeError, "repeat: kwargs.value: a job cannot carry object"),
+        (echo, {"value": NAIVE}, TypeError, "repeat: kwargs.value: .* give it a time zone"),
+        (elsewhere, {}, ValueError, "arq:queue:test does not run elsewhere: add it to"),
+    ],
+)
+async def test_a_mistake_is_refused_before_redis(
+    redis: ArqRedis, task: Any, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        await enqueue(redis, WorkerSettings, task, **arguments)
+    assert await redis.dbsize() == 0
