@@ -108,6 +108,9 @@ async def test_an_age_that_is_none_is_refused(
 
 DANGEROUS = ["", ".", "..", "../..", "/", "~", "/home", "/etc", "/etc/ssl", "/usr/share/x", "/var"]
 DANGEROUS += ["app", "app/core", "tests", "docs", ".git", ".venv", "data/../tests/x", "a/.git/x"]
+DANGEROUS += ["/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - they are refused
+DANGEROUS += [" ", "data/tmp ", "/mnt", "/var/lib/docker/x"]
+DANGEROUS += ["~/.ssh", "~/.config/x", "pyproject.toml", "pyproject.toml/x", "x" * 5000]
 DANGEROUS += ["/proc/self", sysconfig.get_path("stdlib"), str(PROJECT), str(PROJECT.parent)]
 
 
@@ -130,6 +133,13 @@ def test_a_checkout_and_a_link_to_it_are_refused(tmp_path: Path, mark: str) -> N
     for path in (tmp_path / "work", tmp_path / "link"):
         with pytest.raises(ValueError, match=f"contains {mark}, and jobs"):
             own_directory(path)
+
+
+def test_a_directory_of_another_checkout_is_refused(tmp_path: Path) -> None:
+    assert own_directory(tmp_path / "work/src") == tmp_path / "work/src"
+    (tmp_path / "work/.git").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"is inside the checkout {tmp_path}/work, and jobs"):
+        own_directory(tmp_path / "work/src")
 
 
 def test_a_project_among_the_system_s_files_has_its_data(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sysconfig
+import tempfile
 from pathlib import Path
 
 _CODE = Path(__file__).resolve().parents[1]
@@ -9,13 +10,20 @@ _PROJECT = _CODE.parent
 _PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "scripts")]
 
 # Neither these directories nor anything below them, but for a project that stands there itself.
-_SYSTEM = [*map(Path, ("/bin", "/boot", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr"))]
+_SYSTEM = [*map(Path, ("/bin", "/boot", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys"))]
+_SYSTEM += [*map(Path, ("/nix", "/snap", "/usr", "/var/lib/containerd", "/var/lib/docker"))]
 _INSTALLED = [_CODE, *map(Path, _PYTHON)]
 # Not these directories, since other programs use them too, but directories of one's own below.
-_SHARED = [*map(Path, ("/dev", "/home", "/opt", "/root", "/run", "/srv", "/var/lib", "/var/log"))]
+_SHARED = [*map(Path, ("/home", "/media", "/mnt", "/opt", "/root", "/run/user", "/srv"))]
+_SHARED += [*map(Path, ("/var/cache", "/var/lib", "/var/log", "/var/spool", "/dev", "/run"))]
+_SHARED += [*map(Path, ("/dev/shm", "/tmp", "/var/tmp"))]  # noqa: S108 - they are refused
+_SHARED += [Path(tempfile.gettempdir()).resolve()]
 _SHARED += [*map(Path, ("/Applications", "/Library", "/System", "/Users", "/Volumes"))]
-# A directory with one of these in it holds a person's work.
-_MARKS = (".env", ".git", ".hg", ".ssh", ".svn", "pyproject.toml")
+# A directory with one of these in it, or below one with the first of them, holds a person's work.
+_CHECKOUTS = (".git", ".hg", ".svn")
+_MARKS = (*_CHECKOUTS, ".env", ".ssh", "pyproject.toml")
+# Of the hidden directories of a home, those that hold no settings or keys.
+_HIDDEN = (".cache", ".local")
 _FOLDERS_OF_THE_PROJECT = {"app", "deploy", "docs", "tests"}
 
 
@@ -27,7 +35,12 @@ def own_directory(path: Path) -> Path:
             directory of the system, a checkout.
     """
     try:
+        if str(path) != str(path).strip():
+            raise ValueError("there is a space around it")
         directory = path.expanduser().resolve()
+        existing = next(place for place in (directory, *directory.parents) if place.exists())
+        if not existing.is_dir():
+            raise ValueError(f"{existing} is not a directory")
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is not a usable path ({error})") from None
     if reason := _reason_against(directory):
@@ -51,9 +64,25 @@ def _reason_against(directory: Path) -> str | None:
         folder = directory.relative_to(_PROJECT).parts[0]
         if folder in _FOLDERS_OF_THE_PROJECT or folder.startswith("."):
             return f"is inside the project's {folder}"
+    if not inside_project and (reason := _reason_outside(directory, home)):
+        return reason
     if ".git" in directory.parts:
         return "is inside a Git repository's own files"
     for mark in _MARKS:
         if os.path.lexists(directory / mark):
             return f"contains {mark}"
+    return None
+
+
+def _reason_outside(directory: Path, home: Path) -> str | None:
+    if directory.is_relative_to(home):
+        first = directory.relative_to(home).parts[0]
+        if first.startswith(".") and first not in _HIDDEN:
+            return f"is inside {home / first}"
+    for parent in directory.parents:
+        # A home may be a checkout, of its settings.
+        if parent == home:
+            break
+        if any(os.path.lexists(parent / name) for name in _CHECKOUTS):
+            return f"is inside the checkout {parent}"
     return None
