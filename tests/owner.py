@@ -193,7 +193,7 @@ def add_a_queue(project: Path) -> None:
     text = (queues / "media.py").read_text().replace("media", "reports")
     text = re.sub(r"(tasks\.reports import) (\([^)]*\)|.*)", r"\1 write_report", text, count=1)
     text = re.sub(
-        r"(?s)(    functions[^\n]* = [\[(]\n).*?(        # Your|    [\])]\n)",
+        r"(?s)(    functions[^\n]* = [\[(]\n(?:        send_alert,\n)?).*?(        # Your|    [\])]\n)",
         r"\1        write_report,\n\2",
         text,
         count=1,
