@@ -67,7 +67,7 @@ def measure_io(bench: Bench) -> Table:
 
 def measure_kinds(bench: Bench) -> Table:
     """The four kinds of load test, in one process."""
-    tasks = bench.tasks // 2
+    tasks = bench.tasks // 4
     runs: dict[str, Run] = {kind: partial(run_ours, bench, f"{kind}_task", tasks=tasks) for kind in KINDS}
     return take_turns(runs, bench.rounds)
 
