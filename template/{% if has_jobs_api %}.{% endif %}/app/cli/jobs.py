@@ -8,11 +8,12 @@ import typer
 from arq.connections import ArqRedis
 
 from app.cli.client import with_client
-from app.cli.output import clean, print_job, print_json, print_table
+from app.cli.output import print_job, print_json, print_table
 from app.components.worker.arguments import convert
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.components.worker.lookup import find_task
 from app.core.ages import show_age
+from app.core.log import escape
 from app.services import job_lookup
 from app.services.job_list import list_jobs
 from app.services.jobs import InvalidJobError, Job, JobState
@@ -109,10 +110,10 @@ def tasks(as_json: AsJson = False) -> None:
     for task in described:
         typer.echo(f"{task.queue} {task.task}")
         if task.description:
-            typer.echo(f"    {clean(task.description)}")
+            typer.echo(f"    {escape(task.description)}")
         for name, schema in task.parameters["properties"].items():
             default = f" = {json.dumps(schema['default'])}" if "default" in schema else ""
-            typer.echo(f"    --{name} {clean(schema.get('type', 'value'))}{default}")
+            typer.echo(f"    --{name} {escape(schema.get('type', 'value'))}{default}")
 
 
 def _read_arguments(words: list[str]) -> tuple[list[str], dict[str, str]]:

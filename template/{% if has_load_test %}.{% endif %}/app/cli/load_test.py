@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app import NAME
 from app.cli.client import with_client
-from app.cli.output import clean, print_json, print_table
+from app.cli.output import print_json, print_table
 from app.components.worker import queues
 from app.core.ages import show_age
 from app.core.errors import explain
+from app.core.log import escape
 from app.services import load_test, load_test_report
 from app.services.load_test import Collector, RunNotFoundError
 from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun, LoadTestType
@@ -223,7 +224,7 @@ def _print_report(report: LoadTestReport) -> None:
 
 
 def _print_line(text: str) -> None:
-    typer.echo(clean(text)[:LINE_CHARS])
+    typer.echo(escape(text)[:LINE_CHARS])
 
 
 def _print_bar(label: str, share: float, value: str) -> None:

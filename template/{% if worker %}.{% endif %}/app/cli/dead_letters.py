@@ -8,9 +8,10 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.client import with_client
-from app.cli.output import clean, print_job, print_json, print_table
+from app.cli.output import print_job, print_json, print_table
 from app.components.worker.lookup import check_job
 from app.core.ages import show_age
+from app.core.log import escape
 from app.services import dead_letters
 from app.services.dead_letters import MAX_AGE_SECONDS, MAX_LETTERS, Filter, Selection
 
@@ -81,7 +82,7 @@ def requeue(
     else:
         typer.echo(f"{answer.requeued} requeued")
         for job_id, reason in answer.refused.items():
-            typer.echo(f"{clean(job_id)}: {clean(reason)}", err=True)
+            typer.echo(f"{escape(job_id)}: {escape(reason)}", err=True)
     raise typer.Exit(bool(answer.refused))
 
 

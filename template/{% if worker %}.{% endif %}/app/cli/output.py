@@ -9,16 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.core.log import escape
 from app.services.jobs import Job
 
 STYLES = {"pass": "green", "succeeded": "green", "warn": "yellow", "fail": "red", "failed": "red"}
 # As long as the longest state, `succeeded`.
 SHORT_CHARS = 9
-
-
-def clean(value: object) -> str:
-    """Return text with control, format and other invisible characters written as escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
 def print_json(value: Any) -> None:
@@ -33,10 +29,10 @@ def print_job(job: Job, *, as_json: bool) -> None:
         return
     for name, value in job.model_dump(mode="json", exclude={"traceback"}).items():
         if value not in (None, [], {}):
-            shown = clean(value) if name in ("id", "state") else json.dumps(value)
+            shown = escape(value) if name in ("id", "state") else json.dumps(value)
             typer.echo(f"{name:<10} {shown}")
     for line in (job.traceback or "").splitlines():
-        typer.echo(clean(line))
+        typer.echo(escape(line))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
@@ -52,11 +48,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
         is_number = all(isinstance(row[at], int | float) for row in rows)
-        width = max(len(clean(row[at])) for row in rows)
+        width = max(len(escape(row[at])) for row in rows)
         # rich narrows the columns that could wrap. The cells below are cut instead.
         is_whole = at == 0 or width <= SHORT_CHARS
         table.add_column(column, justify="right" if is_number else "left", no_wrap=is_whole)
     for row in rows:
-        styled = ((clean(cell), STYLES.get(str(cell), "")) for cell in row)
+        styled = ((escape(cell), STYLES.get(str(cell), "")) for cell in row)
         table.add_row(*(Text(*cell, no_wrap=True, overflow="ellipsis") for cell in styled))
     Console().print(table)
