@@ -4,8 +4,8 @@
 """
 
 import json
-import re
 import statistics
+import sys
 from typing import Any
 
 from bench.frame import BUILD, Table
@@ -133,7 +133,9 @@ def draw_scale(parts: dict[str, Table]) -> str:
 
 def draw_sizing(parts: dict[str, Table]) -> str:
     """Return how many jobs of each load test a core does, and how many a server carries."""
-    rows = [("load test", "jobs/s of one process", "jobs/s per core", "jobs/s that one Valkey carries")]
+    rows = [
+        ("load test", "jobs/s of one process", "jobs/s per core", "jobs/s that one Valkey carries, at least")
+    ]
     if table := parts.get("kinds"):
         for kind in KINDS:
             per_core, per_server = (1000 / middle(table, kind, unit) for unit in ("worker", "server"))
@@ -164,12 +166,21 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Replace the tables in the documents; each stands between comments with its name."""
+    """Replace the tables in the documents; each stands between comments with its name.
+
+    Raises:
+        SystemExit: With 1 and a line where no document has a place for a table.
+    """
     for name, table in tables(read_results()).items():
+        count = 0
         for file in (README, SCALING):
-            pattern = rf"(?s)(<!-- bench: {name} -->\n).*?(<!-- end -->\n)"
-            text = re.sub(pattern, lambda found: f"{found[1]}{table}{found[2]}", file.read_text())  # noqa: B023
-            file.write_text(text)
+            before, start, rest = file.read_text().partition(f"<!-- bench: {name} -->\n")
+            if start:
+                count += 1
+                _, end, after = rest.partition("<!-- end -->\n")
+                file.write_text(before + start + table + end + after)
+        if not count:
+            sys.exit(f"No document has a line <!-- bench: {name} -->.")
 
 
 if __name__ == "__main__":
