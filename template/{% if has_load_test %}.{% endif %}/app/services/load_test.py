@@ -227,7 +227,9 @@ class Collector:
         for numbers in batches(self._open):
             await withdraw_jobs(self.redis, run.queue_name, run.job_ids(numbers))
         queue = WORKER_QUEUES["load_test"]["queue_name"]
-        await withdraw_jobs(self.redis, queue, [run.step_id(run.step)])
+        # The next step may have been queued since `run.step` was read.
+        steps = [run.step_id(step) for step in (run.step, run.step + 1)]
+        await withdraw_jobs(self.redis, queue, steps)
         return report
 
     async def _look_at(self, stop: int) -> int:
