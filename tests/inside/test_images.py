@@ -284,6 +284,23 @@ async def test_damaged_files_of_every_format_are_named(
             assert "result" in answer or answer["error"].startswith("damaged: ")
 
 
+async def test_transparency_of_noise_is_written_as_it_is(
+    media_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_NOISE_PIXELS", 0)
+    noise = Image.frombytes("L", (101, 33), random.Random(3).randbytes(101 * 33))  # noqa: S311
+    grey = Image.linear_gradient("L").resize(noise.size)
+    image = Image.merge("RGBA", (grey, grey, grey, noise))
+    image.save(media_dir / "a.png")
+    images.copy_image(media_dir, "a.png", "a.webp", ".part", None, "a mark")
+    assert b"VP8X\n\0\0\0" in (media_dir / "a.webp").read_bytes()
+    with Image.open(media_dir / "a.webp") as copy:
+        assert copy.getchannel("A").tobytes() == noise.tobytes()
+        assert copy.getexif()[ExifTags.Base.Software] == "a mark"
+        difference = ImageChops.difference(copy.convert("RGB"), image.convert("RGB"))
+        assert sum(ImageStat.Stat(difference).mean) / 3 < 2
+
+
 PATHS = ["../outside.png", "/etc/passwd", ".", "", "link.png", "directory/outside.png", "a\0b"]
 
 

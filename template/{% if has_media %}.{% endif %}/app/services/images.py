@@ -9,11 +9,12 @@ import math
 import os
 import struct
 import sys
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from io import BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 # Image.open imports all of Pillow's plugins unless those that it needs are there.
 from PIL import (  # noqa: F401
@@ -43,6 +44,8 @@ OPTIONS: dict[str, dict[str, int]] = {
     # 510 MB. The files are as small.
     "WEBP": {"quality": 90, "method": 2},
 }
+# Of noise in the transparency of more pixels, libwebp needs 40 bytes a pixel, where others take 25.
+MAX_NOISE_PIXELS = 16_000_000
 MAX_EXIF_TAGS = 100
 MAX_EXIF_CHARS = 200
 
@@ -88,12 +91,18 @@ def copy_image(
         if image_format in ("JPEG", "BMP") and image.mode == "RGBA":
             # Neither has transparency that other programs read.
             image = _on_white(image)
+        noise = _noise_of(image) if image_format == "WEBP" else None
+        if noise:
+            image = image.convert("RGB")
         exif = Image.Exif()
         if mark is not None:
             exif[ExifTags.Base.Software] = mark
         with new_file(root, target, part, why_keep) as written:
             try:
-                image.save(written, image_format, exif=exif, **OPTIONS.get(image_format, {}))
+                if noise:
+                    _write_webp(image, noise, exif, written)
+                else:
+                    image.save(written, image_format, exif=exif, **OPTIONS.get(image_format, {}))
             except (OSError, ValueError) as error:
                 if str(error) == "encoding error 1":
                     # What libwebp says when it gets no memory.
@@ -253,6 +262,34 @@ def _on_white(image: Image.Image) -> Image.Image:
     background = Image.new("RGB", image.size, "white")
     background.paste(image, mask=image.getchannel("A"))
     return background
+
+
+def _noise_of(image: Image.Image) -> bytes | None:
+    """Return the transparency of a large image if it can hardly be compressed."""
+    if image.mode != "RGBA" or image.width * image.height <= MAX_NOISE_PIXELS:
+        return None
+    alpha = image.getchannel("A").tobytes()
+    return alpha if 4 * len(zlib.compress(alpha, 1)) > len(alpha) else None
+
+
+def _write_webp(image: Image.Image, alpha: bytes, exif: Image.Exif, file: BinaryIO) -> None:
+    """Write an image with its transparency as it is: https://www.rfc-editor.org/rfc/rfc9649."""
+    colours = BytesIO()
+    image.save(colours, "WEBP", **OPTIONS["WEBP"])
+
+    def chunk(name: bytes, *parts: bytes) -> list[bytes]:
+        size = sum(map(len, parts))
+        return [name, struct.pack("<I", size), *parts, bytes(size % 2)]
+
+    sides = [struct.pack("<I", side - 1)[:3] for side in image.size]
+    # It has transparency and EXIF data; the byte of zero says that the first is not compressed.
+    parts = chunk(b"VP8X", bytes([0x10 | 0x08, 0, 0, 0]), *sides)
+    parts += chunk(b"ALPH", bytes(1), alpha)
+    # Without the header of the file, of 12 bytes, the rest is the chunk of the colours.
+    parts += [colours.getvalue()[12:]]
+    parts += chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0"))
+    file.write(b"RIFF" + struct.pack("<I", 4 + sum(map(len, parts))) + b"WEBP")
+    file.writelines(parts)
 
 
 def _mark_of(file: BufferedReader) -> str | None:
