@@ -87,6 +87,21 @@ KEDA = {
     ),
 }
 
+# So of the Prometheus operator 0.86, after its documentation.
+MONITORS = {
+    "ServiceMonitor": closed(
+        *("selector", "endpoints"),
+        selector={"type": "object"},
+        endpoints=array(closed("port", port=TEXT, path=TEXT, interval=TEXT)),
+    ),
+    "PodMonitor": closed(
+        *("selector", "podMetricsEndpoints"),
+        selector={"type": "object"},
+        podMetricsEndpoints=array(closed("port", port=TEXT, interval=TEXT)),
+    ),
+}
+SCHEMAS = {"keda.sh/v1alpha1": KEDA, "monitoring.coreos.com/v1": MONITORS}
+
 
 @pytest.fixture(scope="module")
 def build(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Manifests]:
@@ -122,10 +137,10 @@ def check(manifest: dict[str, Any]) -> None:
     Raises:
         ValidationError: of kubernetes_validate or of jsonschema.
     """
-    if manifest["apiVersion"] != "keda.sh/v1alpha1":
+    if manifest["apiVersion"] not in SCHEMAS:
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
         return
-    jsonschema.validate(manifest["spec"], KEDA[manifest["kind"]])
+    jsonschema.validate(manifest["spec"], SCHEMAS[manifest["apiVersion"]][manifest["kind"]])
     if manifest["kind"] == "ScaledObject":
         target = manifest["spec"]["scaleTargetRef"] | {"apiVersion": "apps/v1", "kind": "Deployment"}
         behavior = manifest["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
@@ -248,3 +263,27 @@ def test_scaling_asks_for_each_queue(build: Callable[..., Manifests]) -> None:
         ]
         assert metadata[0]["targetValue"] == str(known["max_jobs"])
         assert int(metadata[1]["targetValue"]) < known["max_jobs"]
+
+
+def test_metrics_are_served_to_the_operator_alone(template: Path, tmp_path: Path) -> None:
+    answers = harness.variant("full") | {"deployment": ["kubernetes"]}
+    project = harness.render(template, tmp_path / "project", answers)
+    kustomization = project / "deploy/kubernetes/production/kustomization.yaml"
+    text = kustomization.read_text()
+    kustomization.write_text(text.replace("# components: [../monitoring]", "components: [../monitoring]"))
+    assert kustomization.read_text() != text
+
+    done = harness.run(*KUSTOMIZE, "deploy/kubernetes/production", cwd=project)
+
+    manifests = list(yaml.safe_load_all(done.stdout))
+    for manifest in manifests:
+        check(manifest)
+    (service,) = named(manifests, "ServiceMonitor").values()
+    labels = named(manifests, "Service")["webserver"]["metadata"]["labels"]
+    assert labels.items() >= service["spec"]["selector"]["matchLabels"].items()
+    for name, pod in pods(manifests):
+        (container,) = pod["containers"]
+        ports = {one["name"]: one["containerPort"] for one in container.get("ports", [])}
+        assert ports.get("metrics") == (9100 if name.startswith("worker-") else None)
+    (policy,) = (one for name, one in named(manifests, "NetworkPolicy").items() if name == "metrics")
+    assert [port["port"] for port in policy["spec"]["ingress"][0]["ports"]] == [9100]
