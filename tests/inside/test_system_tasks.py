@@ -109,7 +109,7 @@ async def test_an_age_that_is_none_is_refused(
 DANGEROUS = ["", ".", "..", "../..", "/", "~", "/home", "/etc", "/etc/ssl", "/usr/share/x", "/var"]
 DANGEROUS += ["app", "app/core", "tests", "docs", ".git", ".venv", "data/../tests/x", "a/.git/x"]
 DANGEROUS += ["/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - they are refused
-DANGEROUS += [" ", "data/tmp ", "/mnt", "/var/lib/docker/x"]
+DANGEROUS += ["data", "data/valkey", "data/valkey/x", " ", "data/tmp ", "/mnt", "/var/lib/docker/x"]
 DANGEROUS += ["~/.ssh", "~/.config/x", "pyproject.toml", "pyproject.toml/x", "x" * 5000]
 DANGEROUS += ["/proc/self", sysconfig.get_path("stdlib"), str(PROJECT), str(PROJECT.parent)]
 
@@ -151,8 +151,9 @@ def test_a_project_among_the_system_s_files_has_its_data(monkeypatch: pytest.Mon
 
 
 def test_images_are_kept_out_of_the_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMP_DIR", "data")
+    monkeypatch.setenv("TEMP_DIR", "data/files")
+    monkeypatch.setenv("MEDIA_DIR", "data/files/media")
     with pytest.raises(SystemExit, match="MEDIA_DIR is inside TEMP_DIR"):
         load_settings()
     monkeypatch.setenv("MEDIA_DIR", "/srv/media")
-    assert load_settings().TEMP_DIR == PROJECT / "data"
+    assert load_settings().TEMP_DIR == PROJECT / "data/files"

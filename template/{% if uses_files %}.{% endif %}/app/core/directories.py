@@ -12,7 +12,8 @@ _PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "scripts")
 # Neither these directories nor anything below them, but for a project that stands there itself.
 _SYSTEM = [*map(Path, ("/bin", "/boot", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys"))]
 _SYSTEM += [*map(Path, ("/nix", "/snap", "/usr", "/var/lib/containerd", "/var/lib/docker"))]
-_INSTALLED = [_CODE, *map(Path, _PYTHON)]
+# In data/valkey the server of `make dev` keeps the queues.
+_OWNED = [_CODE, _PROJECT / "data/valkey", *map(Path, _PYTHON)]
 # Not these directories, since other programs use them too, but directories of one's own below.
 _SHARED = [*map(Path, ("/home", "/media", "/mnt", "/opt", "/root", "/run/user", "/srv"))]
 _SHARED += [*map(Path, ("/var/cache", "/var/lib", "/var/log", "/var/spool", "/dev", "/run"))]
@@ -53,11 +54,11 @@ def own_directory(path: Path) -> Path:
 
 def _reason_against(directory: Path) -> str | None:
     here, home = Path.cwd(), Path(os.path.expanduser("~"))  # noqa: PTH111 (raises without a home)
-    for kept in (_PROJECT, here, home.resolve(), *_SYSTEM, *_INSTALLED, *_SHARED):
+    for kept in (_PROJECT, here, home.resolve(), *_SYSTEM, *_OWNED, *_SHARED):
         if kept.is_relative_to(directory):
             return f"is or contains {kept}"
     inside_project = directory.is_relative_to(_PROJECT)
-    for closed in _INSTALLED if inside_project else _INSTALLED + _SYSTEM:
+    for closed in _OWNED if inside_project else _OWNED + _SYSTEM:
         if directory.is_relative_to(closed):
             return f"is inside {closed}"
     if inside_project:
