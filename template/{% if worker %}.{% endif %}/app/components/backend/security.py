@@ -1,19 +1,15 @@
 """Access control: the API key."""
 
 import hmac
-from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Depends, HTTPException, Request, Response, Security
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi import Depends, HTTPException, Security
 from fastapi.security import APIKeyHeader
 
 from app.core.config import settings
 
-_header = APIKeyHeader(name="X-API-Key", auto_error=False)
-Key = Annotated[str | None, Security(_header)]
+KEY_HEADER = "X-API-Key"
+Key = Annotated[str | None, Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))]
 
 
 def has_key(key: Key) -> bool:
@@ -37,30 +33,3 @@ def require_key(has_key: HasKey) -> None:
     if not has_key:
         headers = {"Connection": "close", "WWW-Authenticate": "X-API-Key"}
         raise HTTPException(401, "Send the key as X-API-Key.", headers)
-
-
-class KeyRoute(APIRoute):
-    """A route that needs the key, which is checked before a byte of the body is read.
-
-    FastAPI reads the body before it calls dependencies. It ignores a query that no parameter
-    takes, which would be a misspelt field, and all but the last value of one that is there twice:
-    such requests are refused.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler of a request."""
-        handle = super().get_route_handler()
-
-        async def handle_with_key(request: Request) -> Response:
-            require_key(has_key(request.headers.get(_header.model.name)))
-            counts = Counter(name for name, _ in request.query_params.multi_items())
-            wrong = {name: "given more than once" for name, count in counts.items() if count > 1}
-            if not self.dependant.query_params:
-                wrong = dict.fromkeys(counts, "unknown field")
-            if wrong:
-                raise RequestValidationError(
-                    [{"loc": ("query", name), "msg": text} for name, text in wrong.items()]
-                )
-            return await handle(request)
-
-        return handle_with_key

@@ -5,9 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
+from app.components.backend.key_route import KeyRoute
 from app.components.backend.problems import problems
 from app.components.backend.rate_limit import limit_rate
-from app.components.backend.security import KeyRoute, require_key
+from app.components.backend.security import require_key
 from app.components.backend.state import Redis
 from app.components.worker.lookup import check_job
 from app.services import dead_letters

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.components.backend.key_route import KeyRoute
 from app.components.backend.problems import problems
 from app.components.backend.rate_limit import limit_rate
-from app.components.backend.security import KeyRoute, require_key
+from app.components.backend.security import require_key
 from app.components.backend.state import Redis
 from app.components.worker.enqueue_by_name import (
     TaskDescription,
