@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests import harness, owner
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> None:
+    """Let Ctrl-C reach what tests start: in the background of a shell all of it would ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
