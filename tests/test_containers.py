@@ -369,7 +369,7 @@ def _expect(stack: Stack, command: str, expected: list[str]) -> None:
             assert process.wait(timeout=300) == 0, f"{command}\n{log.read_text()}"
         try:
             harness.wait_until(
-                lambda: not _missing(log.read_text(), expected), "", seconds=30 if follows else 0
+                lambda: not _missing(log.read_text(), expected), "", seconds=180 if follows else 0
             )
         except TimeoutError:
             pytest.fail(f"{command} lacks {_missing(log.read_text(), expected)} in\n{log.read_text()}")
