@@ -67,8 +67,11 @@ def test_no_redis(project: Path, command: tuple[str, ...]) -> None:
 def test_a_worker_waits_for_redis_and_says_so(project: Path, tmp_path: Path) -> None:
     log, url = tmp_path / "log", f"redis://:s3cret@127.0.0.1:{harness.free_port()}/0"
     program = project / ".venv/bin" / WORKER[0]
-    with harness.running(program, *WORKER[1:], cwd=project, log=log, REDIS_URL=url):
+    with harness.running(program, *WORKER[1:], cwd=project, log=log, REDIS_URL=url) as worker:
         harness.wait_until(lambda: "start it, or correct REDIS_URL" in log.read_text(), "it does not say so")
+        # It does not wait for 120 s more to say goodbye.
+        worker.terminate()
+        worker.wait(timeout=60)
     assert "s3cret" not in log.read_text()
 
 
