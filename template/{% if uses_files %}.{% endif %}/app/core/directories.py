@@ -2,7 +2,6 @@
 
 import os
 import sysconfig
-import tempfile
 from pathlib import Path
 
 _CODE = Path(__file__).resolve().parents[1]
@@ -18,7 +17,7 @@ _OWNED = [_CODE, _PROJECT / "data/valkey", *map(Path, _PYTHON)]
 _SHARED = [*map(Path, ("/home", "/media", "/mnt", "/opt", "/root", "/run/user", "/srv"))]
 _SHARED += [*map(Path, ("/var/cache", "/var/lib", "/var/log", "/var/spool", "/dev", "/run"))]
 _SHARED += [*map(Path, ("/dev/shm", "/tmp", "/var/tmp"))]  # noqa: S108 - they are refused
-_SHARED += [Path(tempfile.gettempdir()).resolve()]
+_SHARED += [Path(os.environ.get("TMPDIR") or "/tmp").resolve()]  # noqa: S108 - it is refused
 _SHARED += [*map(Path, ("/Applications", "/Library", "/System", "/Users", "/Volumes"))]
 # A directory with one of these in it, or below one with the first of them, holds a person's work.
 _CHECKOUTS = (".git", ".hg", ".svn")
