@@ -44,10 +44,7 @@ def measure_noop(bench: Bench) -> Table:
     """A job that does nothing."""
     contenders: dict[str, Run] = {
         OURS: partial(run_ours, bench, "noop"),
-        SAME: partial(run_stock, bench, "noop", "Same"),
-        DEFAULTS: partial(run_stock, bench, "noop", "Defaults"),
-        SAQ: partial(run_saq, bench, "noop"),
-        TASKIQ: partial(run_taskiq, bench, "noop"),
+        **others(bench, "noop"),
     }
     return take_turns(contenders, bench.rounds)
 
@@ -57,12 +54,19 @@ def measure_io(bench: Bench) -> Table:
     contenders: dict[str, Run] = {
         OURS: partial(run_ours, bench, "io_simulation_task"),
         UNWATCHED: partial(run_ours, bench, "io_simulation_task", UNMONITORED),
-        SAME: partial(run_stock, bench, "io", "Same"),
-        DEFAULTS: partial(run_stock, bench, "io", "Defaults"),
-        SAQ: partial(run_saq, bench, "io"),
-        TASKIQ: partial(run_taskiq, bench, "io"),
+        **others(bench, "io"),
     }
     return take_turns(contenders, bench.rounds)
+
+
+def others(bench: Bench, job: str) -> dict[str, Run]:
+    """Return what the project is measured beside, each with the same job."""
+    return {
+        SAME: partial(run_stock, bench, job, "Same"),
+        DEFAULTS: partial(run_stock, bench, job, "Defaults"),
+        SAQ: partial(run_saq, bench, job),
+        TASKIQ: partial(run_taskiq, bench, job),
+    }
 
 
 def measure_kinds(bench: Bench) -> Table:
