@@ -41,7 +41,12 @@ _SETTINGS = (
     *("API_KEY_FILE", "REDIS_URL_FILE", "REDIS_PASSWORD_FILE"),
 )
 _LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PYTHON", *_SETTINGS)
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT} | {
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    # A pytest that a test starts is no test worker of this run, which shares a directory with others.
+    if name not in _LEFT_OUT and not name.startswith("PYTEST_")
+} | {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_COUNT": "3",
     "GIT_CONFIG_KEY_0": "init.defaultBranch",
