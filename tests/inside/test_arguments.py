@@ -76,6 +76,18 @@ async def rest(ctx: dict[str, Any], first: int, *others: int, flag: bool = False
     return repr((first, others, flag))
 
 
+async def lax(
+    ctx: dict[str, Any],
+    number: float = 1,
+    one: Literal[1, 2] = 1,
+    price: Decimal = Decimal(2),
+    flag: bool = False,
+    names: dict[str, str] | None = None,
+    times: list[datetime] | None = None,
+) -> str:
+    return repr((number, one, price))
+
+
 async def queue_and_task(ctx: dict[str, Any], queue: str, task: str) -> str:
     return queue + task
 
@@ -109,6 +121,7 @@ WorkerSettings = queue_of(
     queue_and_task,
     hidden,
     wrapped,
+    lax,
     func(partial, name="partial"),
     func(flaky, max_tries=2),
     cron_jobs=(cron(flaky, name="cron:flaky", minute=0, keep_result=60),),
@@ -149,7 +162,9 @@ async def test_what_is_not_carried_is_refused(redis: ArqRedis, value: Any) -> No
         ("rest", [1, 2, 1], {}, "(1, (2, 1), False)"),
         ("queue_and_task", [], {"queue": "a", "task": "b"}, "ab"),
         ("hidden", [], {"password": "hush"}, "SecretStr"),
-        ("wrapped", ["3"], {}, 3),
+        ("wrapped", [3], {}, 3),
+        ("lax", [1, 2], {}, "(1.0, 2, Decimal('2'))"),
+        ("lax", [], {"price": "1.10"}, "(1, 1, Decimal('1.10'))"),
         ("partial", [], {"choice": "b"}, "(5, None, None, 'b')"),
     ],
 )
@@ -174,7 +189,19 @@ async def test_arguments_over_http(
         (rest, [1], {"flag": 2}, "kwargs.flag"),
         (rest, [], {}, "kwargs.first"),
         (hidden, [], {"password": "x", "other": 1}, "kwargs.other"),
-        (wrapped, ["x"], {}, "args.0"),
+        (wrapped, ["3"], {}, "args.0"),
+        (wrapped, [3.0], {}, "args.0"),
+        (wrapped, [True], {}, "args.0"),
+        (lax, [True], {}, "args.0"),
+        (lax, ["1"], {}, "args.0"),
+        (lax, [1, True], {}, "args.1"),
+        (lax, [], {"price": True}, "kwargs.price"),
+        (lax, [], {"flag": 1}, "kwargs.flag"),
+        (lax, [], {"flag": "yes"}, "kwargs.flag"),
+        (lax, [], {"names": {1: 2}}, "kwargs.names"),
+        (lax, [], {"names": {"a": b"b"}}, "kwargs.names"),
+        (lax, [], {"times": [1]}, "kwargs.times"),
+        (lax, [], {"times": ["9999-12-31T23:59:59-12:00"]}, "kwargs.times"),
         (echo, [], {"function": 1}, "kwargs.function"),
         (echo, [], {"_job_id": "x"}, "kwargs._job_id"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from pydantic import SecretStr
@@ -18,6 +19,7 @@ from app.components.dashboard.session import is_cross_origin
 from app.components.worker.queues import load_test, system
 from app.core.config import settings
 from app.services.dead_letters import Filter, count_letters
+from app.services.job_lookup import load_call
 from tests.conftest import API_KEY
 from tests.inside.test_load_test import new_run, wait_for_report
 from tests.support import queue_of, run_burst, running
@@ -192,6 +194,21 @@ async def test_a_job_is_sent_again(browser: TestClient, redis: ArqRedis) -> None
     assert "queued" in response.text
 
 
+async def test_what_is_sent_again_is_what_was_sent(browser: TestClient, redis: ArqRedis) -> None:
+    arguments: Any = {"source": "a.png", "max_side": 3, "target": SecretStr("hush")}
+    await redis.enqueue_job(
+        "make_thumbnail", _job_id="one", _queue_name="arq:queue:media", **arguments
+    )
+    await sign_in(browser)
+    call = await load_call(redis, "one")
+    assert call == ("media", "make_thumbnail", [], arguments)
+    assert "**********" in await get(browser, "jobs/show?id=one")
+    response = await post(browser, "jobs/send-again", id="one")
+    assert (response.status_code, "kwargs.target" in response.text) == (422, True)
+    await redis.set(job_key_prefix + "one", b"none")
+    assert (await post(browser, "jobs/send-again", id="one")).status_code == 422
+
+
 async def test_what_is_wrong_is_said_in_words(browser: TestClient) -> None:
     await sign_in(browser)
     response = await asyncio.to_thread(browser.get, "/ops/jobs/show?id=none")
@@ -223,8 +240,12 @@ SLIPS: list[tuple[str, dict[str, Any], str]] = [
     ("dead-letters/change", {"ids": "one"}, "ids"),
     ("dead-letters/change", {"queue": ["load_test", "system"]}, "queue"),
     ("dead-letters/change", {"id": ""}, "ids.0"),
-    ("dead-letters/change", {"queue": ""}, "select letters"),
-    ("dead-letters/change", {"all": "yes"}, "select letters"),
+    ("dead-letters/change", {"queue": ""}, "queue"),
+    ("dead-letters/change", {"task": "", "all": "true"}, "task"),
+    ("dead-letters/change", {"all": "yes"}, "all"),
+    ("dead-letters/change", {"all": "yes", "queue": "system"}, "all"),
+    ("dead-letters/change", {"all": "true", "confirmed": "no"}, "confirmed"),
+    ("dead-letters/change", {"all": "true", "confirmed": ""}, "confirmed"),
     ("dead-letters/change", {"all": "true", "id": "one"}, "select letters"),
     ("jobs/abort", {"job": "one"}, "job"),
     ("jobs/send", {"queue": "media", "task": "describe_media", "kwargs.to": "a"}, "kwargs.to"),
@@ -240,7 +261,7 @@ async def test_a_misspelt_field_changes_nothing(
     await fail_jobs(redis, "one", "two")
     await sign_in(browser)
     change = {"action": "purge", "confirmed": "yes"} if "change" in path else {}
-    response = await post(browser, path, **change, **form)
+    response = await post(browser, path, **(change | form))
     assert (response.status_code, named in response.text) == (422, True)
     assert await count_letters(redis, Filter()) == 2
     for queue in ("system", "load_test", "media"):

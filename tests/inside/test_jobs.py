@@ -221,6 +221,9 @@ async def test_a_taken_id_is_refused_and_changes_nothing(api: Api) -> None:
         ({"args": ["return"], "id": ".."}, "id"),
         ({"args": ["return"], "id": "cron:system_health_check:1"}, "id"),
         ({"args": ["return"], "id": "bulk:x"}, "id"),
+        ({"args": ["return"], "id": "alert:redis:1:firing"}, "id"),
+        ({"args": ["return"], "id": "a//b"}, "id"),
+        ({"args": ["return"], "id": "a/"}, "id"),
         ({"args": ["return"], "delay": True}, "delay"),
         ({"args": ["return"], "dealy": 1}, "dealy"),
         ({"delay": -1}, "delay"),
@@ -238,6 +241,23 @@ async def test_a_mistake_is_named(
     problem = answer.json()
     assert (answer.status_code, problem["status"]) == (422, 422)
     assert list(problem["errors"]) == [parameter]
+    assert not await redis.exists(QUEUE)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/jobs", '{"queue": "test", "task": "work", "args": [""], "args": ["return"]}', "args"),
+        ("/jobs", '{"queue": "test", "task": "log_in", "kwargs": {"a": [{"b": 1, "b": 2}]}}', "b"),
+        ("/dead-letters/purge", '{"all": false, "all": true}', "all"),
+        ("/dead-letters/requeue", '{"queue": "none", "queue": "test"}', "queue"),
+    ],
+)
+async def test_a_repeated_field_changes_nothing(
+    api: Api, redis: ArqRedis, path: str, body: str, field: str
+) -> None:
+    answer = await api("POST", path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["errors"]) == (422, {field: "given more than once"})
     assert not await redis.exists(QUEUE)
 
 

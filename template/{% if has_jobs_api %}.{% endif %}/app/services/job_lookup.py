@@ -1,5 +1,7 @@
 """Jobs by id: look up, abort."""
 
+from typing import Any
+
 from arq.connections import ArqRedis
 from arq.constants import (
     abort_jobs_ss,
@@ -13,9 +15,10 @@ from arq.utils import timestamp_ms
 from app.core import keys
 from app.core.config import WORKER_QUEUES
 from app.core.scripts import run_script
-from app.core.serializer import deserialize
+from app.core.serializer import deserialize, require_shape
 from app.services.jobs import (
     MAX_SHOWN_BYTES,
+    InvalidJobError,
     Job,
     JobConflictError,
     JobNotFoundError,
@@ -80,6 +83,30 @@ async def find(redis: ArqRedis, job_id: str) -> Job:
         except Exception as error:
             job.error = f"unreadable job ({type(error).__name__}): a worker will refuse it"
     return job
+
+
+async def load_call(redis: ArqRedis, job_id: str) -> tuple[str, str, list[Any], dict[str, Any]]:
+    """Return the queue, the task and the arguments of a job as they were sent.
+
+    `find` shows them as JSON: a secret as asterisks.
+
+    Raises:
+        InvalidJobError: They cannot be read.
+        JobNotFoundError: There is no such job.
+        TooLargeError: As `find`.
+    """
+    job = await find(redis, job_id)
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.get(job_key_prefix + job_id)
+        pipe.get(result_key_prefix + job_id)
+        pipe.hget(keys.LETTERS, job_id)
+        found = await pipe.execute(raise_on_error=False)
+    try:
+        data = deserialize(next((raw for raw in found if isinstance(raw, bytes)), b""))
+        require_shape(data)
+    except ValueError as error:
+        raise InvalidJobError("id", f"the job {job_id!r} cannot be read: {error}") from None
+    return job.queue or "", data["f"], data["a"], data["k"]
 
 
 async def abort(redis: ArqRedis, job_id: str) -> Job:

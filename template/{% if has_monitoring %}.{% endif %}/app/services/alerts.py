@@ -36,7 +36,7 @@ class Change(BaseModel):
     @property
     def job_id(self) -> str:
         """The id of the job that tells it: arq takes an id once."""
-        return f"alert:{self.name}:{self.since:.0f}:{self.status}"
+        return f"{keys.ALERT_PREFIX}{self.name}:{self.since:.0f}:{self.status}"
 
 
 class KnownAlert(BaseModel):

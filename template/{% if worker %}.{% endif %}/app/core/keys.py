@@ -31,6 +31,9 @@ RATE = f"{NAME}:rate"
 # counts what has failed, and they would push out those that a person has to look at.
 BULK_PREFIX = "bulk:"
 
+# Ids of the jobs that tell of alerts begin with this.
+ALERT_PREFIX = "alert:"
+
 # How often arq writes what `arq --check` reads, in seconds. With its default of an hour a killed
 # worker would look healthy for that long.
 HEALTH_CHECK_INTERVAL = 15

@@ -179,8 +179,8 @@ def _advise(value: object) -> str:
         if isinstance(value, base):
             return f"send it as `{base.__name__}`"
     if isinstance(value, set | frozenset):
-        return "send a list"
-    return "send the plain values that it is made of"
+        return "send a list, and declare one"
+    return "send the plain values that it is made of, and declare those"
 
 
 def _decode(code: int, data: bytes) -> object:

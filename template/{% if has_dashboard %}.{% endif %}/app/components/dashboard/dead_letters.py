@@ -40,9 +40,12 @@ async def change(request: Request) -> Response:
     action = form.pop("action", "")
     if action not in ("requeue", "purge"):
         raise HTTPException(422, "Choose to requeue or to purge.")
-    filters = {name: form[name] for name in FILTERS if form.get(name)}
+    for name, value in (("all", "true"), ("confirmed", "yes")):
+        if form.get(name, value) != value:
+            raise HTTPException(422, f"{name}: it is {value!r}, or it is left out.")
+    filters = {name: form[name] for name in FILTERS if name in form}
     ids = [form["id"]] if "id" in form else None
-    selection = Selection.model_validate({"ids": ids, "all": form.get("all") == "true"} | filters)
+    selection = Selection.model_validate({"ids": ids, "all": "all" in form} | filters)
     redis = request.state.redis
     if "confirmed" not in form:
         count = await dead_letters.count_letters(redis, selection)

@@ -75,9 +75,8 @@ async def send(request: Request) -> Response:
 async def send_again(request: Request) -> Response:
     """Send a job again with its arguments."""
     redis, job_id = request.state.redis, (await read_form(request, "id")).get("id", "")
-    old = await job_lookup.find(redis, job_id)
-    job = await enqueue_by_name(redis, old.queue or "", old.task or "", old.args, old.kwargs)
-    return _show_sent(request, job)
+    call = await job_lookup.load_call(redis, job_id)
+    return _show_sent(request, await enqueue_by_name(redis, *call))
 
 
 def _show_sent(request: Request, job: Job) -> Response:

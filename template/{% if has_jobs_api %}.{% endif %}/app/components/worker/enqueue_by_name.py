@@ -14,8 +14,8 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES
 from app.services.jobs import InvalidJobError, Job, JobConflictError, to_json, to_time
 
-# Ids of cron jobs and of load tests begin with these.
-RESERVED_PREFIXES = ("cron:", keys.BULK_PREFIX)
+# Ids of cron jobs, of load tests and of alerts begin with these.
+RESERVED_PREFIXES = ("cron:", keys.BULK_PREFIX, keys.ALERT_PREFIX)
 # A value of each type in JSON Schema.
 EXAMPLES: dict[str, Any] = {
     "string": "text",
@@ -62,9 +62,11 @@ async def enqueue_by_name(
     if job_id is not None:
         if job_id.startswith(RESERVED_PREFIXES):
             raise InvalidJobError("id", f"the project has its own use for ids such as {job_id!r}")
-        # Clients shorten /jobs/a/../b to /jobs/b: the path of another job.
-        if {".", ".."} & set(job_id.split("/")):
-            raise InvalidJobError("id", f"no path leads to {job_id!r}: a part of it is . or ..")
+        # Clients shorten /jobs/a/../b to /jobs/b, and proxies /jobs/a//b to /jobs/a/b: the path of
+        # another job.
+        if {"", ".", ".."} & set(job_id.split("/")):
+            message = f"no path leads to {job_id!r}: a part of it is empty, . or .."
+            raise InvalidJobError("id", message)
         options["_job_id"] = job_id
     queue_name = WORKER_QUEUES[queue]["queue_name"]
     job = await send_job(redis, queue_name, task, positional, named, options)

@@ -1,6 +1,7 @@
 """Arguments of a task: checked and converted as its signature declares, before they reach Redis."""
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from arq.connections import ArqRedis
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.config import settings
-from app.core.serializer import serialize
+from app.core.serializer import deserialize, serialize
 from app.services.jobs import InvalidJobError, TooLargeError
 
 if sys.version_info >= (3, 14):
@@ -42,7 +43,7 @@ def convert(
     positional = tuple(values[f"args.{at}"] for at in range(len(args)))
     named = {name: values[f"kwargs.{name}"] for name in kwargs}
     try:
-        size = len(serialize({"a": positional, "k": named}))
+        size = len(_round_trip({"a": positional, "k": named}))
     except (TypeError, ValueError, OverflowError):
         for label, value in values.items():
             _require_carried(label, value)
@@ -130,17 +131,46 @@ def _convert_value(label: str, type_: TypeAdapter[Any] | str, value: object) -> 
     if isinstance(type_, str):
         raise InvalidJobError(label, f"{label}: {type_}")
     try:
-        return type_.validate_python(value)
+        converted = _validate(type_, value)
     except ValidationError as error:
         mistake = error.errors(include_input=False, include_url=False)[0]
         where = ".".join([label, *map(str, mistake["loc"])])
         raise InvalidJobError(label, f"{where}: {mistake['msg']}") from None
     except Exception as error:
         raise InvalidJobError(label, f"{label}: {type(error).__name__}") from None
+    # In Python True equals 1, so that a Literal of one takes the other.
+    if isinstance(value, int) and isinstance(value, bool) is not isinstance(converted, bool):
+        raise InvalidJobError(label, f"{label}: {json.dumps(value)} is not one of its values")
+    return converted
+
+
+def _validate(type_: TypeAdapter[Any], value: object) -> object:
+    """Return a value of the type, whatever JSON can hold of it: a UUID, date or tuple is not JSON.
+
+    No text becomes a number, no number a time, and neither a bool.
+    """
+    try:
+        return type_.validate_python(value, strict=True)
+    except ValidationError:
+        try:
+            text = json.dumps(value)
+            is_json = bool(json.loads(text) == value)
+        except (TypeError, ValueError):
+            is_json = False
+        if not is_json:
+            raise
+    return type_.validate_json(text, strict=True)
 
 
 def _require_carried(label: str, value: object) -> None:
     try:
-        serialize({"value": value})
+        _round_trip({"value": value})
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidJobError(label, f"{label}: {error}") from None
+
+
+def _round_trip(data: dict[str, Any]) -> bytes:
+    """Serialize arguments. Some could not be read, such as times that UTC puts before year 1."""
+    raw = serialize(data)
+    deserialize(raw)
+    return raw
