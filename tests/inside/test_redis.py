@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from arq.connections import ArqRedis, create_pool
@@ -20,6 +21,8 @@ from redis.exceptions import (
     WatchError,
 )
 
+from app.components.worker.client import WorkerRedis, worker_client
+from app.core import keys
 from app.core.config import settings
 from app.core.errors import explain
 from app.core.redis import (
@@ -106,6 +109,7 @@ def test_an_unsafe_way_to_the_server_is_named(url: str, weakness: str | None) ->
         (ResponseError("ERR ACL failure in script: no"), "refuses a right"),
         (AuthenticationError("invalid username-password pair"), "refuses the login"),
         (BusyLoadingError("Redis is loading the dataset"), "is loading its data"),
+        (ResponseError("MOVED 3999 127.0.0.1:6381"), "is a cluster, which arq does not"),
         (ResponseError("MISCONF Redis is configured to save"), "cannot save its data"),
         (RedisError("Error 111 connecting"), "refuses a command"),
         (ResponseError("unknown command 'X', with args beginning with: 's3cret'"), "'X)"),
@@ -167,6 +171,154 @@ async def test_a_full_server_is_waited_for(redis: ArqRedis) -> None:
     await redis.config_set("maxmemory", 0)
     assert await write
     await client.aclose()
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "NOREPLICAS": (
+        {"min-replicas-to-write": 1},
+        {"min-replicas-to-write": 0},
+        "has too few replicas",
+    ),
+    "MASTERDOWN": (
+        {"replica-serve-stale-data": "no", "replicaof": "127.0.0.1 1"},
+        {"replica-serve-stale-data": "yes", "replicaof": "no one"},
+        "has lost its primary",
+    ),
+    "BUSY": ({}, {}, "runs a script that takes long"),
+}
+
+
+@asynccontextmanager
+async def refusing(redis: ArqRedis, code: str) -> AsyncIterator[None]:
+    """Have the server refuse commands with a code."""
+    script: asyncio.Future[Any] | None = None
+
+    async def configure(values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if name == "replicaof":
+                await redis.replicaof(*value.split())
+            else:
+                await redis.config_set(name, value)
+
+    before, after, _ = REFUSALS[code]
+    await configure(before)
+    if code == "BUSY":
+        await redis.config_set("busy-reply-threshold", 10)
+        endless = create_client(settings.redis_settings)
+        script = asyncio.ensure_future(endless.eval("while true do end", 0))  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+    yield
+    if script:
+        await redis.script_kill()
+        with pytest.raises(RedisError):
+            await script
+        await endless.aclose()
+    await configure(after)
+
+
+@pytest.mark.parametrize("is_stock", [False, True])
+@pytest.mark.parametrize("code", REFUSALS)
+async def test_a_refusal_that_may_pass_is_waited_for(
+    redis: ArqRedis, code: str, is_stock: bool
+) -> None:
+    client: ArqRedis = worker_client(QUEUE, 10)
+    if is_stock:
+        client = await create_pool(settings.redis_settings)
+    client.set_retry(Patience(10))
+
+    async def watch() -> None:
+        async with client.pipeline(transaction=True) as pipe:
+            await pipe.watch("watched")
+            await is_refusing.wait()
+            assert await pipe.exists("watched") == 0
+
+    async def write() -> None:
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.set("other", "value")
+            await pipe.execute()
+
+    is_refusing = asyncio.Event()
+    watching = asyncio.ensure_future(watch())
+    await asyncio.sleep(0.1)
+    async with refusing(redis, code):
+        is_refusing.set()
+        waiting = [asyncio.ensure_future(one) for one in (client.set("key", "value"), write())]
+        await asyncio.sleep(0.3)
+        assert not any(one.done() for one in waiting)
+        assert watching.done() == (code == "NOREPLICAS")
+        hasty = create_client(settings.redis_settings)
+        with pytest.raises(RedisError) as error:
+            await hasty.set("key", "value")
+        await hasty.aclose()
+        assert REFUSALS[code][2] in str(explain(error.value)) or "is read-only" in str(
+            explain(error.value)
+        )
+    await asyncio.gather(watching, *waiting)
+    await client.aclose()
+
+
+@asynccontextmanager
+async def closing_server() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A proxy whose server is away until the event: it takes connections, and closes them."""
+    is_back = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while is_back.is_set() and (data := await reader.read(65536)):
+            writer.write(b"+OK\r\n" * data.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    yield f"redis://{host}:{port}", is_back
+    server.close()
+
+
+@pytest.mark.parametrize("is_stock", [False, True])
+async def test_a_proxy_whose_server_is_away_is_waited_for(is_stock: bool) -> None:
+    async with closing_server() as (url, is_back):
+        client = create_client(redis_settings(url))
+        if is_stock:
+            is_back.set()
+            client = await create_pool(redis_settings(url))
+            await client.connection_pool.disconnect()
+            is_back.clear()
+        client.set_retry(Patience(10))
+        writing = asyncio.ensure_future(client.set("key", "value"))
+        await asyncio.sleep(0.3)
+        assert not writing.done()
+        is_back.set()
+        assert await writing
+        await client.aclose()
+
+
+async def test_requests_do_not_wait_behind_each_other_for_a_silent_server() -> None:
+    async with silent_server() as url, create_client(redis_settings(url)) as client:
+        start = asyncio.get_running_loop().time()
+        await asyncio.gather(*(client.ping() for _ in range(20)), return_exceptions=True)
+        assert asyncio.get_running_loop().time() - start < 5
+
+
+@pytest.mark.parametrize("is_stock", [False, True])
+async def test_a_worker_that_stops_does_not_wait_for_a_server_that_is_away(
+    is_stock: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.core.redis.STOP_SECONDS", 0.5)
+    async with closing_server() as (url, is_back):
+        given = redis_settings(url)
+        client: ArqRedis
+        if is_stock:
+            is_back.set()
+            client = await create_pool(given, default_queue_name=QUEUE)
+            await client.connection_pool.disconnect()
+            is_back.clear()
+        else:
+            client = WorkerRedis(given, QUEUE, 10)
+        client.set_retry(Patience(60))
+        async with asyncio.timeout(20):
+            # As arq's `close` does.
+            with pytest.raises(RedisError):
+                await client.delete(keys.sentinel(QUEUE))
+        await client.aclose()
 
 
 @asynccontextmanager

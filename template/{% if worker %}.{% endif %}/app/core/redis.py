@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import arq.connections
@@ -14,6 +15,7 @@ from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
     ConnectionPool,
+    DefaultParser,
     SSLConnection,
     UnixDomainSocketConnection,
 )
@@ -35,6 +37,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from app.core import keys
 from app.core.redis_url import TLS_OPTIONS, parse_url
 from app.core.serializer import deserialize, serialize
 
@@ -43,6 +46,8 @@ RESPONSE_SECONDS = 3
 # How long a worker waits for a Redis that is away, full or read-only, before it ends and its
 # supervisor takes over.
 PATIENCE_SECONDS = 120
+# How long a worker that stops waits for a Redis that is away: `stop_grace_period` leaves it 10 s.
+STOP_SECONDS = 5
 # The same for the API and the command line, where a person waits.
 CLIENT_RESPONSE_SECONDS = 1.5
 # REDIS_PASSWORD in .env.example.
@@ -50,12 +55,26 @@ EXAMPLE_PASSWORD = "change-me"  # noqa: S105 - it is refused
 
 log = logging.getLogger(__name__)
 
+
+class PassingError(ResponseError):
+    """A refusal that may pass, by its code and words; redis-py has no class for it."""
+
+    def __str__(self) -> str:
+        """Return what the server said."""
+        return " ".join(self.args)
+
+
+# The server runs a long script, has lost its primary, cannot save, or lacks replicas.
+for _code in ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS"):
+    DefaultParser.EXCEPTION_CLASSES[_code] = partial(PassingError, _code)
+
 PASSING_ERRORS = (
     OSError,
     RedisConnectionError,
     RedisTimeoutError,
     OutOfMemoryError,
     ReadOnlyError,
+    PassingError,
 )
 # Idle connections are tried after half a minute, so that firewalls and NAT keep them.
 KEEPALIVE = {
@@ -99,14 +118,16 @@ class Patience(Retry):
                     raise
                 if waited > 1 and not has_told:
                     has_told = True
-                    log.warning(
-                        "Redis does not answer (%s), waiting for up to %d s: "
-                        "start it, or correct REDIS_URL",
-                        type(error).__name__,
-                        self.seconds,
-                    )
+                    log.warning("%s Waiting for up to %d s.", _explain(error), self.seconds)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1)
+
+
+def _explain(error: Exception) -> str | None:
+    # Its words name the server of the settings, which need this module.
+    from app.core.errors import explain
+
+    return explain(error if isinstance(error, RedisError) else RedisConnectionError(str(error)))
 
 
 async def in_time(do: Callable[[], Awaitable[Any]], seconds: float) -> Any:
@@ -137,13 +158,15 @@ class SafePipeline(Pipeline):
         """Survive a connection that breaks after WATCH, where redis-py raises WatchError.
 
         arq expects it of EXEC only; elsewhere it would end the worker. Its first question after
-        WATCH is EXISTS, which is asked again. The second is for a job's ZSCORE: None is a job that
-        another worker has taken, so that the next poll finds it.
+        WATCH is EXISTS, which is asked again: without WATCH until Redis answers, then with it. The
+        second is for a job's ZSCORE: None is a job that another worker has taken, so that the next
+        poll finds it.
         """
         try:
             return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except WatchError:
             if args[0] == "EXISTS":
+                await self.immediate_execute_command(*args, **options)
                 await self.watch(*args[1:])
                 return await self.immediate_execute_command(*args, **options)
             if args[0] == "ZSCORE":
@@ -184,6 +207,26 @@ def _is_cron(commands: list[Any]) -> bool:
     return any(f"{job_key_prefix}cron:" in str(args[1:2]) for args, _ in commands)
 
 
+class PatientPool(ConnectionPool):
+    """A pool that opens a connection as patiently as it sends commands, and several at a time.
+
+    redis-py does not repeat the login, which is where a proxy fails whose server is away. And it
+    opens one connection at a time: behind a silent server, each request waits for those before it.
+    """
+
+    async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
+        """Return a connection that is open, for one caller."""
+        connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.retry.call_with_retry(
+                partial(self.ensure_connection, connection), lambda _: connection.disconnect()
+            )
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+
 class MasterConnection(SentinelManagedConnection):
     """A connection to the master that asks the sentinels for its address before each try.
 
@@ -204,7 +247,7 @@ class MasterSSLConnection(MasterConnection, SentinelManagedSSLConnection):
     """The same with TLS."""
 
 
-class MasterPool(SentinelConnectionPool):
+class MasterPool(PatientPool, SentinelConnectionPool):
     """The connections to a master, and to the sentinels that know it."""
 
     def __init__(self, name: str, sentinels: Sentinel, **options: Any) -> None:
@@ -225,6 +268,11 @@ class Client(ArqRedis):
     def __init__(self, pool_or_conn: ConnectionPool | None = None, **options: Any) -> None:
         """Connect as `pool_or_conn` says, or as redis-py's `options` say."""
         super().__init__(pool_or_conn, **{"redis_connect_func": log_in, **KEEPALIVE, **options})
+        if pool_or_conn is None and "connection_pool" not in options:
+            pool = self.connection_pool
+            self.connection_pool = PatientPool(
+                pool.connection_class, pool.max_connections, **pool.connection_kwargs
+            )
 
     @classmethod
     def from_pool(cls, connection_pool: ConnectionPool) -> Redis:
@@ -248,6 +296,12 @@ class Client(ArqRedis):
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """Return a pipeline."""
         return SafePipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    async def delete(self, *names: Any) -> Any:
+        """Wait less where arq's `close` deletes the health key, which is its first request."""
+        if names != (keys.sentinel(self.default_queue_name),):
+            return await super().delete(*names)
+        return await in_time(partial(super().delete, *names), STOP_SECONDS)
 
 
 # What arq makes of `redis_settings`, for a worker and for `arq --check`: its `RedisSettings` has no
@@ -306,14 +360,14 @@ def connection_pool(settings: RedisSettings, **options: Any) -> ConnectionPool:
         "password": settings.password,
     }
     if settings.unix_socket_path:
-        return ConnectionPool(UnixDomainSocketConnection, path=settings.unix_socket_path, **options)
+        return PatientPool(UnixDomainSocketConnection, path=settings.unix_socket_path, **options)
     options |= {"socket_connect_timeout": settings.conn_timeout, **KEEPALIVE}
     if settings.ssl:
         names = TLS_OPTIONS | {"ssl_check_hostname"}
         options |= {name: getattr(settings, name) for name in names}
     if isinstance(settings.host, str):
         kind = SSLConnection if settings.ssl else Connection
-        return ConnectionPool(kind, host=settings.host, port=settings.port, **options)
+        return PatientPool(kind, host=settings.host, port=settings.port, **options)
     sentinels = Sentinel(
         settings.host,
         socket_timeout=settings.conn_timeout,

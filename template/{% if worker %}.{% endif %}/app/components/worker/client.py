@@ -15,10 +15,9 @@ It is written for arq 0.28: a test names what a newer arq asks in another way.
 """
 
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
-from arq.connections import ArqRedis, RedisSettings
+from arq.connections import RedisSettings
 from arq.constants import abort_jobs_ss
 from arq.utils import timestamp_ms
 from redis.asyncio import ConnectionPool
@@ -31,23 +30,20 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.components.worker.claims import Claim, Claims
 from app.components.worker.transactions import Transactions
-from app.core import keys
 from app.core.config import settings
 from app.core.redis import (
     PASSING_ERRORS,
     PATIENCE_SECONDS,
+    Client,
     Patience,
     SafePipeline,
     connection_pool,
-    in_time,
 )
 from app.core.serializer import deserialize, serialize
 from app.services.malformed import discard_malformed
 
 # How often the server is asked for jobs to abort; `_poll_iteration` asks in each poll.
 ABORT_INTERVAL_MS = 500
-# How long a worker that stops waits for a Redis that is away: `stop_grace_period` leaves it 10 s.
-STOP_SECONDS = 5
 
 
 def worker_client(queue_name: str, max_jobs: int) -> "WorkerRedis":
@@ -55,8 +51,8 @@ def worker_client(queue_name: str, max_jobs: int) -> "WorkerRedis":
     return WorkerRedis(settings.redis_settings, queue_name, max_jobs)
 
 
-class WorkerRedis(ArqRedis):
-    """The client of the worker that polls first. It serves all others as `ArqRedis` does."""
+class WorkerRedis(Client):
+    """The client of the worker that polls first. It serves all others as `Client` does."""
 
     def __init__(self, server: RedisSettings, queue_name: str, max_jobs: int) -> None:
         """Take the server, the worker's queue, and how many jobs it runs at a time."""
@@ -127,12 +123,6 @@ class WorkerRedis(ArqRedis):
                 raise
             self.claims.found_malformed = True
             return 0
-
-    async def delete(self, *names: Any) -> Any:
-        """Wait less where arq's `close` deletes the health key, which is its first request."""
-        if names != (keys.sentinel(self.default_queue_name),):
-            return await super().delete(*names)
-        return await in_time(partial(super().delete, *names), STOP_SECONDS)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """Return a pipeline that asks Redis only for what is not known yet."""
