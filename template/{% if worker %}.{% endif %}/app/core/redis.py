@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import arq.connections
 from arq.connections import ArqRedis, RedisSettings
@@ -37,7 +37,6 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.core import keys
 from app.core.redis_url import TLS_OPTIONS, parse_url
 from app.core.serializer import deserialize, serialize
 
@@ -46,7 +45,7 @@ RESPONSE_SECONDS = 3
 # How long a worker waits for a Redis that is away, full or read-only, before it ends and its
 # supervisor takes over.
 PATIENCE_SECONDS = 120
-# How long a worker that stops waits for a Redis that is away: `stop_grace_period` leaves it 10 s.
+# The same for a worker that stops: `stop_grace_period` leaves it 10 s.
 STOP_SECONDS = 5
 # The same for the API and the command line, where a person waits.
 CLIENT_RESPONSE_SECONDS = 1.5
@@ -101,6 +100,10 @@ class Patience(Retry):
         super().__init__(NoBackoff(), 0)
         self.seconds = seconds
         self.response_seconds = response_seconds
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        """Be the same for all connections, so that `seconds` can be changed while they wait."""
+        return self
 
     async def call_with_retry(
         self, do: Callable[[], Awaitable[Any]], fail: Callable[[RedisError], Any]
@@ -296,12 +299,6 @@ class Client(ArqRedis):
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """Return a pipeline."""
         return SafePipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-
-    async def delete(self, *names: Any) -> Any:
-        """Wait less where arq's `close` deletes the health key, which is its first request."""
-        if names != (keys.sentinel(self.default_queue_name),):
-            return await super().delete(*names)
-        return await in_time(partial(super().delete, *names), STOP_SECONDS)
 
 
 # What arq makes of `redis_settings`, for a worker and for `arq --check`: its `RedisSettings` has no

@@ -18,6 +18,7 @@ from arq.constants import (
 )
 from arq.utils import timestamp_ms
 from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
 from redis.exceptions import RedisError, ResponseError
 
 from app.components.worker.transactions import Transactions
@@ -63,7 +64,7 @@ class Claims:
         self.max_jobs = max_jobs
         self._connection = connection
         self._transactions = transactions
-        self._patience = Patience(PATIENCE_SECONDS)
+        self.patience: Retry = Patience(PATIENCE_SECONDS)
         # The value of the locks of a poll tells whose they are when its reply is lost.
         self._name = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
         self._polls = itertools.count()
@@ -173,7 +174,7 @@ class Claims:
                 return [], None
 
         asking = asyncio.create_task(
-            self._patience.call_with_retry(ask, lambda _: self._connection.disconnect(nowait=True))
+            self.patience.call_with_retry(ask, lambda _: self._connection.disconnect(nowait=True))
         )
         try:
             jobs, later = await asyncio.shield(asking)

@@ -87,6 +87,11 @@ class WorkerRedis(Client):
         options |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": []}
         return pool.connection_class(**pool.connection_kwargs | options)
 
+    def set_retry(self, retry: Retry) -> None:
+        """Set the patience of all connections."""
+        super().set_retry(retry)
+        self.claims.patience = self.transactions.patience = retry
+
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close all connections. The client can be used again, in another event loop too."""
         await self.claims.close()

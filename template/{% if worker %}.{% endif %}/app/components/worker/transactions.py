@@ -7,6 +7,7 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
 from redis.exceptions import ResponseError
 
 from app.core.redis import PASSING_ERRORS, PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
@@ -31,7 +32,7 @@ class Transactions:
     def __init__(self, connection: AbstractConnection) -> None:
         """Take a connection that does not retry by itself."""
         self._connection = connection
-        self._patience = Patience(PATIENCE_SECONDS)
+        self.patience: Retry = Patience(PATIENCE_SECONDS)
         self._waiting: list[Transaction] = []
         self._sender: asyncio.Task[None] | None = None
 
@@ -65,7 +66,7 @@ class Transactions:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                await self._patience.call_with_retry(
+                await self.patience.call_with_retry(
                     lambda: self._exchange(batch),  # noqa: B023 - called before the next batch
                     lambda _: self._connection.disconnect(nowait=True),
                 )
