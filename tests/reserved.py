@@ -19,6 +19,8 @@ HEADING = """\
 # Names that a project cannot take: its distribution or its command would hide theirs, or theirs hide it.
 # `python -m tests.reserved PROJECT` adds to this table, for a project that is installed.
 """
+# What the project's own files and documentation call: the environment's commands come first in the PATH.
+CALLED = {"bash", "cp", "curl", "docker", "env", "git", "grep", "kubectl", "make", "ps", "sed", "sh", "tail"}
 # How a shell lists the words that it takes for itself.
 SHELLS = {"bash": "compgen -bk", "zsh": "print -l ${(k)builtins} ${(k)reswords}"}
 
@@ -45,11 +47,11 @@ def in_shells() -> set[str]:
 
 
 def in_project(project: Path) -> set[str]:
-    """Return what an installed project locks, and the commands in its environment."""
+    """Return what an installed project locks, the commands in its environment, and those that it calls."""
     lock = tomllib.loads((project / "uv.lock").read_text())
     own = yaml.safe_load((project / ".copier-answers.yml").read_text())["project_slug"]
     commands = {path.name for path in (project / ".venv/bin").iterdir()}
-    names = {package["name"] for package in lock["package"]} | commands
+    names = {package["name"] for package in lock["package"]} | commands | CALLED
     return {name for name in names if re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", name)} - {own}
 
 

@@ -38,6 +38,7 @@ BAD_ANSWERS = {
     "dependency": ({"project_slug": "fastapi"}, 'the project uses it: add "-app"'),
     "locked package": ({"project_slug": "click"}, 'the project uses it: add "-app"'),
     "shell": ({"project_slug": "echo"}, 'the shell has it: append "-app"'),
+    "command of the documentation": ({"project_slug": "make"}, 'the project uses it: add "-app"'),
     "own package": ({"project_slug": "app"}, 'the project uses it: add "-app"'),
     "two-line description": ({"project_description": "a\nb"}, "one line, at most 500 chars"),
     "long description": ({"project_description": "a" * 501}, "one line, at most 500 chars"),
@@ -47,6 +48,8 @@ BAD_ANSWERS = {
     "no address": ({"author_email": "me"}, 'write it as "name@example.com"'),
     "no domain": ({"author_email": "me@example"}, 'write it as "name@example.com"'),
     "quote in an address": ({"author_email": 'm"e@example.com'}, 'write it as "name@example.com"'),
+    "two dots in an address": ({"author_email": "a..b@example.com"}, 'write it as "name@example.com"'),
+    "bidirectional address": ({"author_email": "a\u202eb@example.com"}, 'write it as "name@example.com"'),
     "line break after an address": ({"author_email": "me@example.com\n"}, 'write it as "name@example.com"'),
     "old Python": ({"python_version": "3.10"}, "python_version"),
     "unknown state": ({"queue_media": "maybe"}, "queue_media"),
@@ -180,7 +183,18 @@ def test_no_slug_hides_what_the_project_locks(installed: Callable[[str], Path]) 
     assert not missing, "run `python -m tests.reserved PROJECT` on an installed project"
 
 
-@pytest.mark.parametrize("address", ["o'neil@example.com", "zoë@münchen.example", "a+b@x.example"])
+@pytest.mark.parametrize("name", ["null", "no", "on"])
+def test_a_slug_that_yaml_knows_stays_a_name(template: Path, tmp_path: Path, name: str) -> None:
+    answers = {"project_slug": name, "deployment": ["kubernetes"]}
+    project = harness.render(template, tmp_path / "project", answers)
+    assert yaml.safe_load((project / "docker-compose.yml").read_text())["name"] == name
+    for path in (project / "deploy/kubernetes").rglob("kustomization.yaml"):
+        assert yaml.safe_load(path.read_text()).get("namespace", name) == name
+
+
+@pytest.mark.parametrize(
+    "address", ["o'neil@example.com", "zoë@münchen.example", "a+b@x.example", "नाम@उदाहरण.भारत"]
+)
 def test_an_address_is_written_as_it_is(template: Path, tmp_path: Path, address: str) -> None:
     project = harness.render(template, tmp_path / "project", {"author_email": address})
     about = tomllib.loads((project / "pyproject.toml").read_text())["project"]

@@ -1,6 +1,7 @@
 """The log of `make dev`: one line per event, and nothing that a terminal would obey."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,11 +42,35 @@ def test_what_is_wrong_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_known_lines_are_short(capsys: pytest.CaptureFixture[str]) -> None:
-    first = b"12:00:00: Starting worker for 1 functions: a_task\n"
-    assert lines_of(capsys, first) == ["load_test info  Starting worker for 1 functions: a_task"]
+    first = b"12:00:00: Starting worker for 2 functions: a, cron:watch_health\n"
+    (line,) = lines_of(capsys, first)
+    assert line == "load_test info  Starting worker for 2 functions: a, cron:watch_health"
+    watch = {"logger": "arq.worker", "event": "  0.02s \u2190 cron:watch_health:17: \u25cf"}
+    assert lines_of(capsys, watch) == []
     access = {"logger": "uvicorn.access", "event": '127.0.0.1:1 - "GET / HTTP/1.1" 200'}
     assert lines_of(capsys, access) == ['load_test info  "GET / HTTP/1.1" 200']
     assert lines_of(capsys, {"logger": "uvicorn.error", "event": "Started server"}) == []
+
+
+def test_a_traceback_names_places_as_editors_take_them(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "app/components/worker/tasks/load_test.py"
+    library = f"{Path.cwd()}/.venv/lib/python3.11/site-packages/arq/worker.py"
+    traceback = (
+        "Traceback (most recent call last):\n"
+        f'  File "{library}", line 599, in run_job\n    result = await task\n             ^^^^\n'
+        f'  File "{Path.cwd()}/{path}", line 102, in a_task\n    raise AnError("it failed")\n'
+        "app.components.worker.tasks.load_test.AnError: it failed"
+    )
+    _, *lines = lines_of(capsys, {"level": "error", "event": "failed", "exception": traceback})
+    assert lines == [
+        line[9:]
+        for line in (
+            "    Traceback (most recent call last):",
+            f"      {path}:102 in a_task",
+            '        raise AnError("it failed")',
+            "    AnError: it failed",
+        )
+    ]
 
 
 @pytest.mark.parametrize("data", [b"\x1b[2J\x07gone\n", {"event": "\x1b[2J\x07gone"}])

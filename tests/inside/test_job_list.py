@@ -3,11 +3,14 @@
 import asyncio
 from typing import Any
 
+import pytest
 from arq import Retry
 from arq.connections import ArqRedis
 
 from app.core.config import WORKER_QUEUES
+from app.services import job_list
 from app.services.job_list import list_jobs
+from app.services.jobs import InvalidJobError
 from tests.support import queue_of, running
 
 QUEUE = next(iter(WORKER_QUEUES))
@@ -44,7 +47,7 @@ async def test_every_state_is_listed(redis: ArqRedis) -> None:
                 await asyncio.sleep(0.05)
         assert await states(redis, state="running") == {"runs": "running"}
         assert await states(redis, state="succeeded", task="work") == {"done": "succeeded"}
-        assert await states(redis, queue="none") == await states(redis, task="none") == {}
+        assert await states(redis, task="none") == {}
     assert found == wanted
 
 
@@ -64,6 +67,27 @@ async def test_bad_records_harm_only_themselves(redis: ArqRedis) -> None:
     assert found.keys() == {"good", "\\xff", "expired", "raw"}
     await redis.set(QUEUE_NAME, "text")
     assert await states(redis) == {}
+
+
+async def test_a_misspelt_queue_is_an_error(redis: ArqRedis) -> None:
+    with pytest.raises(InvalidJobError, match=f"did you mean '{QUEUE}'"):
+        await list_jobs(redis, queue=f"{QUEUE}x")
+
+
+async def test_many_others_hide_no_job_in_the_wanted_state(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_list, "MAX_WAITING", 2)
+    await redis.set("arq:in-progress:runs", "1")
+    await redis.set("arq:retry:again", "1")
+    for job_id in ("runs", "again", "first", "second"):
+        await send(redis, job_id)
+    for number in range(3):
+        await send(redis, f"later-{number}", _defer_by=60 + number)
+    assert list(await states(redis)) == ["later-2", "later-1"]
+    assert list(await states(redis, state="queued")) == ["second", "first"]
+    assert list(await states(redis, state="running")) == ["runs"]
+    assert list(await states(redis, state="retrying")) == ["again"]
 
 
 async def test_only_the_newest_are_listed(redis: ArqRedis) -> None:

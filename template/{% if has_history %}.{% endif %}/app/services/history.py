@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from app.core import keys
 from app.core.serializer import Result, context_of, message_of
-from app.services.jobs import JobState, to_time
+from app.services.jobs import ABORTED, JobState, to_time
 from app.services.queues import show_queue
 
 # How many batches of ended jobs are kept, for how long in milliseconds, and how many jobs of one
@@ -228,6 +228,8 @@ def _summarize(data: dict[str, Any]) -> JobSummary:
 
 
 def _describe(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return ABORTED
     return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
 
 

@@ -113,7 +113,16 @@ def tasks(as_json: AsJson = False) -> None:
             typer.echo(f"    {escape(task.description)}")
         for name, schema in task.parameters["properties"].items():
             default = f" = {json.dumps(schema['default'])}" if "default" in schema else ""
-            typer.echo(f"    --{name} {escape(schema.get('type', 'value'))}{default}")
+            typer.echo(f"    --{name} {escape(_show_type(schema))}{default}")
+
+
+def _show_type(schema: dict[str, Any]) -> str:
+    """Return what a JSON Schema takes, in a word or two."""
+    if "enum" in schema:
+        return "|".join(map(str, schema["enum"]))
+    if "anyOf" in schema:
+        return "|".join(map(_show_type, schema["anyOf"]))
+    return str(schema.get("format") or schema.get("type") or "value")
 
 
 def _read_arguments(words: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -9,10 +9,18 @@ from arq.utils import timestamp_ms
 
 from app.core.config import WORKER_QUEUES
 from app.services.history import JobSummary, list_ended
-from app.services.jobs import UNREADABLE, JobState, or_unreadable, show_id, to_time
+from app.services.jobs import (
+    UNREADABLE,
+    JobState,
+    or_unreadable,
+    require_queue,
+    show_id,
+    to_time,
+)
 
 WAITING: tuple[JobState, ...] = ("queued", "deferred", "running", "retrying")
-# Of each queue, this many of the jobs that are due last are looked at.
+# Of each queue, this many jobs are looked at: those that are due last, or for `running` and
+# `retrying` those that were due first.
 MAX_WAITING = 500
 # arq writes the name of the task before its arguments, so the beginning of a job tells it.
 HEAD_BYTES = 300
@@ -30,13 +38,18 @@ async def list_jobs(
 
     Jobs that wait or run come first, by when they are due, then those that ended lately. `queue` is
     one of `WORKER_QUEUES`, `task` arq's name of a task.
+
+    Raises:
+        InvalidJobError: There is no such queue.
     """
+    if queue is not None:
+        require_queue(queue)
     found: list[JobSummary] = []
     if state is None or state in WAITING:
-        for name in WORKER_QUEUES if queue is None else {queue} & WORKER_QUEUES.keys():
+        for name in WORKER_QUEUES if queue is None else (queue,):
             found += [
                 job
-                for job in await _list_waiting(redis, name)
+                for job in await _list_waiting(redis, name, state)
                 if task in (None, job.task) and state in (None, job.state)
             ]
     if state not in WAITING:
@@ -44,14 +57,20 @@ async def list_jobs(
     return found[:limit]
 
 
-async def _list_waiting(redis: ArqRedis, queue: str) -> list[JobSummary]:
+async def _list_waiting(redis: ArqRedis, queue: str, state: str | None) -> list[JobSummary]:
     queue_name = WORKER_QUEUES[queue]["queue_name"]
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.zrange(queue_name, 0, MAX_WAITING - 1, desc=True, withscores=True)
+        # The other jobs of a long queue would hide those that are asked for.
+        if state in ("running", "retrying"):
+            pipe.zrange(queue_name, 0, MAX_WAITING - 1, withscores=True)
+        else:
+            last = timestamp_ms() if state == "queued" else "+inf"
+            pipe.zrevrangebyscore(queue_name, last, "-inf", 0, MAX_WAITING, withscores=True)
         (scores,) = await pipe.execute(raise_on_error=False)
     scores = or_unreadable(scores)
     if not scores or scores == UNREADABLE:
         return []
+    scores.sort(key=lambda one: one[1], reverse=True)
     ids = [job_id for job_id, _ in scores]
     async with redis.pipeline(transaction=False) as pipe:
         pipe.mget([in_progress_key_prefix.encode() + job_id for job_id in ids])

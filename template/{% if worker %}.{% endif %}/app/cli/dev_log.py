@@ -23,7 +23,7 @@ LONG_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{26}\b")
 TIME = re.compile(r"^\[?\d\d:\d\d:\d\d[]:] ")
 # The client's address in the lines of uvicorn.
 CLIENT = re.compile(r"^\S+:\d+ - ")
-NOISE = ("recording health: ", "cron:watch_health")
+NOISE = ("recording health: ", "cron:watch_health:")
 # The line has these elsewhere, or the job's first line has them.
 SHOWN = {"event", "level", "logger", "timestamp", "exception", "job_id", "job_try", "queue", "task"}
 
@@ -72,7 +72,9 @@ def shorten_traceback(traceback: str) -> str:
         frame.replace(here, "") if is_own else re.sub(r"(?m)^ .*\n?", "", frame)
         for frame, is_own in zip(frames, own, strict=True)
     )
-    return start + "".join(kept)
+    # As editors take a place, and with the error's short name, so that lines fit.
+    text = re.sub(r'(?m)^  File "(.+)", line (\d+), in', r"  \1:\2 in", "".join(kept))
+    return start + re.sub(r"(?m)^app[.](\w+[.])+(?=\w+(:|$))", "", text)
 
 
 def local_time(timestamp: str | None) -> str:

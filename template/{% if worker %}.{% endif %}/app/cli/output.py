@@ -29,7 +29,7 @@ def print_job(job: Job, *, as_json: bool) -> None:
         return
     for name, value in job.model_dump(mode="json", exclude={"traceback"}).items():
         if value not in (None, [], {}):
-            shown = escape(value) if name in ("id", "state") else json.dumps(value)
+            shown = json.dumps(value) if name in ("args", "kwargs", "result") else escape(value)
             typer.echo(f"{name:<10} {shown}")
     for line in (job.traceback or "").splitlines():
         typer.echo(escape(line))

@@ -1,13 +1,16 @@
 """Jobs as the API and the command line show them."""
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 from redis.exceptions import ResponseError
 
+from app.core.config import WORKER_QUEUES
 from app.core.serializer import context_of, deserialize
 from app.services.queues import show_queue
 
@@ -21,6 +24,8 @@ MAX_NESTING = 240
 UNREADABLE = b"\xc1"
 # arq's name for the task of a job that it could not read.
 UNKNOWN_TASK = "<unknown>"
+# The error of a job that was aborted.
+ABORTED = "aborted on request"
 
 
 class Job(BaseModel):
@@ -69,6 +74,19 @@ class TooLargeError(JobError):
     """The job is too large to send or to show."""
 
 
+def require_queue(queue: str) -> None:
+    """Raise InvalidJobError if a name is not that of a queue of `WORKER_QUEUES`."""
+    if queue not in WORKER_QUEUES:
+        message = f"there is no queue {queue!r}{suggest(queue, WORKER_QUEUES)}"
+        raise InvalidJobError("queue", message)
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """Return how a message about an unknown name ends: with the name that was meant, or all."""
+    close = get_close_matches(name, names := sorted(names), n=1)
+    return f": did you mean {close[0]!r}?" if close else f": there are {', '.join(names)}"
+
+
 def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:
     """Return the job whose result is `raw`; a result that cannot be read is a failed job."""
     job = Job(id=job_id, state="failed")
@@ -83,7 +101,7 @@ def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:
         if data["s"]:
             job.state, job.result = "succeeded", to_json(outcome)
         elif isinstance(outcome, asyncio.CancelledError):
-            job.state, job.error = "aborted", "aborted on request"
+            job.state, job.error = "aborted", ABORTED
         else:
             job.error, job.traceback = str(outcome), getattr(outcome, "traceback", None) or None
     except Exception as error:

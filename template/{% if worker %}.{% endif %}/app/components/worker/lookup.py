@@ -1,7 +1,6 @@
 """Tasks by the name of their queue and their own."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from arq import func
@@ -9,7 +8,7 @@ from arq import func
 from app.components.worker import queues
 from app.components.worker.arguments import convert
 from app.core.config import WORKER_QUEUES
-from app.services.jobs import InvalidJobError
+from app.services.jobs import InvalidJobError, require_queue, suggest
 
 
 def list_tasks(queue: str) -> dict[str, Any]:
@@ -24,13 +23,11 @@ def find_task(queue: str, task: str) -> Any:
     Raises:
         InvalidJobError: There is no such queue, or it does not run the task.
     """
-    if queue not in WORKER_QUEUES:
-        message = f"there is no queue {queue!r}{_suggest(queue, WORKER_QUEUES)}"
-        raise InvalidJobError("queue", message)
+    require_queue(queue)
     tasks = list_tasks(queue)
     if task not in tasks:
         others = [name for name in WORKER_QUEUES if task in list_tasks(name)]
-        hint = f": queue {others[0]} has it" if others else _suggest(task, tasks)
+        hint = f": queue {others[0]} has it" if others else suggest(task, tasks)
         raise InvalidJobError("task", f"queue {queue} has no task {task!r}{hint}")
     return tasks[task]
 
@@ -47,8 +44,3 @@ def check_job(queue_name: str, task: str, args: Sequence[Any], kwargs: dict[str,
     settings = queues.settings(names[queue_name])
     crons = {job.name: job.coroutine for job in settings.cron_jobs}
     convert(crons.get(task) or find_task(names[queue_name], task), args, kwargs)
-
-
-def _suggest(name: str, names: Any) -> str:
-    close = get_close_matches(name, names, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": there are {', '.join(sorted(names))}"
