@@ -239,6 +239,8 @@ async def test_the_command(redis: ArqRedis) -> None:
 
     code, output, _ = await ask("requeue", "one", "--json")
     assert (code, json.loads(output)) == (0, {"requeued": 1, "refused": {}})
+    code, output, _ = await ask("list", "--queue", "", "--json")
+    assert (code, len(json.loads(output))) == (0, 2)
     code, _, errors = await ask("requeue", "one")
     assert (code, errors) == (1, "one: there is no such letter\n")
     answer = await ask("purge", "--all", "--yes", "--json")

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import shutil
+import struct
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -63,7 +64,7 @@ def picture(mode: str) -> tuple[Image.Image, Image.Image]:
     clear.paste(0, (0, 0, 24, 32))
     grey = colours.convert("L")
     match mode:
-        case "I" | "I;16":
+        case "I" | "I;16" | "I;16B":
             image = grey.convert("I").point(lambda value: value * 257 + 0).convert(mode)
             return image, grey.convert("RGBA")
         case "I of 8 bits" | "F of 8 bits":
@@ -103,6 +104,7 @@ MODES = [
     "LAB",
     "I",
     "I;16",
+    "I;16B",
     "F",
 ]
 MODES += ["I of 8 bits", "F of 8 bits", "P with a clear colour"]
@@ -169,6 +171,40 @@ async def test_a_grey_ramp_of_16_bits_keeps_its_values(
     with Image.open(media_dir / "copy.png") as image:
         alpha = image.getchannel("A").tobytes()
         assert [number for number in range(65536) if alpha[number] != 255] == [300]
+
+
+@pytest.mark.parametrize(
+    ("order", "tag", "value", "expected"),
+    [
+        ("big", 262, 1, lambda number: number // 257),
+        ("little", 262, 1, lambda number: number // 257),
+        # White is zero.
+        ("little", 262, 0, lambda number: 255 - number // 257),
+        # 12 bits of each two bytes of zeros or ones.
+        ("ones", 258, 12, lambda _: 255),
+    ],
+)
+async def test_grey_of_tiff_files_keeps_its_values(
+    ctx: dict[str, Any],
+    media_dir: Path,
+    order: Any,
+    tag: int,
+    value: int,
+    expected: Callable[[int], int],
+) -> None:
+    if order == "ones":
+        values = b"\xff" * 131072
+    else:
+        values = b"".join(number.to_bytes(2, order) for number in range(65536))
+    mode = "I;16B" if order == "big" else "I;16"
+    Image.frombytes(mode, (256, 256), values).save(media_dir / "ramp.tif")
+    entry = struct.pack("<HHI", tag, 3, 1)
+    before, found, after = (media_dir / "ramp.tif").read_bytes().partition(entry)
+    if found:
+        (media_dir / "ramp.tif").write_bytes(before + found + bytes([value]) + after[1:])
+    await make_thumbnail(ctx, "ramp.tif", "copy.png", max_side=256)
+    with Image.open(media_dir / "copy.png") as image:
+        assert image.tobytes() == bytes(map(expected, range(65536)))
 
 
 @pytest.mark.parametrize("target", ["copy.jpg", "copy.webp", "copy.png", "copy.tiff", "copy.bmp"])

@@ -110,6 +110,7 @@ DANGEROUS = ["", ".", "..", "../..", "/", "~", "/home", "/etc", "/etc/ssl", "/us
 DANGEROUS += ["app", "app/core", "tests", "docs", ".git", ".venv", "data/../tests/x", "a/.git/x"]
 DANGEROUS += ["/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - they are refused
 DANGEROUS += ["data", "data/valkey", "data/valkey/x", " ", "data/tmp ", "/mnt", "/var/lib/docker/x"]
+DANGEROUS += ["App", "/home/ada", "~/Documents"]
 DANGEROUS += ["~/.ssh", "~/.config/x", "pyproject.toml", "pyproject.toml/x", "x" * 5000]
 DANGEROUS += ["/proc/self", sysconfig.get_path("stdlib"), str(PROJECT), str(PROJECT.parent)]
 
@@ -133,6 +134,18 @@ def test_a_checkout_and_a_link_to_it_are_refused(tmp_path: Path, mark: str) -> N
     for path in (tmp_path / "work", tmp_path / "link"):
         with pytest.raises(ValueError, match=f"contains {mark}, and jobs"):
             own_directory(path)
+
+
+@pytest.mark.parametrize("place", ["", "app", "app/core"])
+def test_a_second_name_of_the_project_is_refused(tmp_path: Path, place: str) -> None:
+    mount = ["mount", "--bind", str(PROJECT), str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:  # noqa: S603
+        pytest.skip("mounting needs more rights than this test has")
+    try:
+        with pytest.raises(ValueError, match=r"is inside|is or contains"):
+            own_directory(tmp_path / place)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)  # noqa: S603, S607
 
 
 def test_a_directory_of_another_checkout_is_refused(tmp_path: Path) -> None:

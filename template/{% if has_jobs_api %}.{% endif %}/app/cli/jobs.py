@@ -138,8 +138,10 @@ def _read_arguments(words: list[str]) -> tuple[list[str], dict[str, str]]:
             try:
                 value = next(rest)
             except StopIteration:
-                raise typer.BadParameter(f"--{name} has no value.") from None
-        kwargs[name.replace("-", "_")] = value
+                raise typer.BadParameter(f"--{escape(name)} has no value.") from None
+        if (name := name.replace("-", "_")) in kwargs:
+            raise typer.BadParameter(f"--{escape(name)} is there twice.")
+        kwargs[name] = value
     return args, kwargs
 
 

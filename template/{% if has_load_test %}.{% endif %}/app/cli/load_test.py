@@ -34,9 +34,9 @@ RARE_COUNTS = ("aborted", "lost", "not_finished", "retried")
 def check_plot(path: Path | None) -> Path | None:
     """Refuse a file that could not be written when the run has ended."""
     if path and path.suffix != ".svg":
-        raise SystemExit(f"--plot {path}: the name must end in .svg.")
+        raise SystemExit(f"--plot {escape(path)}: the name must end in .svg.")
     if path and not path.parent.is_dir():
-        raise SystemExit(f"--plot {path}: there is no directory {path.parent}.")
+        raise SystemExit(f"--plot {escape(path)}: there is no directory {escape(path.parent)}.")
     return path
 
 

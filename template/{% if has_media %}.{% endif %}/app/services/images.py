@@ -188,7 +188,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _with_plain_mode(image: Image.Image, source: str) -> Image.Image:
     """Convert to 8 bits a channel and one of the modes L, RGB, RGBA and CMYK."""
-    if image.mode in ("I", "I;16", "F"):
+    if image.mode in ("I", "I;16", "I;16B", "F"):
         image = _to_8_bits(image, source)
     if image.mode == "La":
         # Pillow converts premultiplied grey to nothing else.
@@ -202,12 +202,15 @@ def _with_plain_mode(image: Image.Image, source: str) -> Image.Image:
 def _to_8_bits(image: Image.Image, source: str) -> Image.Image:
     """Scale integers or floating-point numbers to mode L, or LA if one value is transparent.
 
-    Only 16-bit files say how large their values can be. Of the usual ranges the smallest that holds
-    all values is taken, and if none does, the range from the lowest value to the highest.
+    Only files of 12 and 16 bits say how large their values can be. Of the usual ranges the smallest
+    that holds all values is taken, and if none does, the range from the lowest value to the
+    highest.
     """
-    transparent = image.info.get("transparency")
+    transparent, tags = image.info.get("transparency"), getattr(image, "tag_v2", {})
     low, high = 0.0, 65535.0
-    if image.mode == "I;16":
+    if image.mode in ("I;16", "I;16B"):
+        # In a TIFF file they can have 12 bits only.
+        high = 2.0 ** tags.get(ExifTags.Base.BitsPerSample, (16,))[0] - 1
         image = image.convert("I")
     else:
         low, high = cast(tuple[float, float], image.getextrema())
@@ -222,6 +225,9 @@ def _to_8_bits(image: Image.Image, source: str) -> Image.Image:
     offset = 0.5 if image.mode == "F" else 0.5 * scale
     # Pillow calls this once, with an object that records the two figures.
     grey = image.point(lambda value: value * scale + (offset - low * scale)).convert("L")
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        # White is zero, which Pillow heeds in 8 bits only.
+        grey = grey.point(lambda value: 255 - value)
     if isinstance(transparent, int) and 0 <= transparent <= 65535 and image.mode == "I":
         opaque = [255] * 65536
         opaque[transparent] = 0

@@ -2,6 +2,7 @@
 
 import os
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 _CODE = Path(__file__).resolve().parents[1]
@@ -19,9 +20,13 @@ _SHARED += [*map(Path, ("/var/cache", "/var/lib", "/var/log", "/var/spool", "/de
 _SHARED += [*map(Path, ("/dev/shm", "/tmp", "/var/tmp"))]  # noqa: S108 - they are refused
 _SHARED += [Path(os.environ.get("TMPDIR") or "/tmp").resolve()]  # noqa: S108 - it is refused
 _SHARED += [*map(Path, ("/Applications", "/Library", "/System", "/Users", "/Volumes"))]
+_HOMES = (Path("/home"), Path("/Users"))
 # A directory with one of these in it, or below one with the first of them, holds a person's work.
 _CHECKOUTS = (".git", ".hg", ".svn")
 _MARKS = (*_CHECKOUTS, ".env", ".ssh", "pyproject.toml")
+# The directories that a desktop makes in a home.
+_PERSONAL = {"Desktop", "Documents", "Downloads", "Library", "Movies", "Music", "Pictures"}
+_PERSONAL |= {"Public", "Templates", "Videos"}
 # Of the hidden directories of a home, those that hold no settings or keys.
 _HIDDEN = (".cache", ".local")
 _FOLDERS_OF_THE_PROJECT = {"app", "deploy", "docs", "tests"}
@@ -54,14 +59,15 @@ def own_directory(path: Path) -> Path:
 def _reason_against(directory: Path) -> str | None:
     here, home = Path.cwd(), Path(os.path.expanduser("~"))  # noqa: PTH111 (raises without a home)
     for kept in (_PROJECT, here, home.resolve(), *_SYSTEM, *_OWNED, *_SHARED):
-        if kept.is_relative_to(directory):
+        if _is_within(kept, directory):
             return f"is or contains {kept}"
     inside_project = directory.is_relative_to(_PROJECT)
     for closed in _OWNED if inside_project else _OWNED + _SYSTEM:
-        if directory.is_relative_to(closed):
+        if _is_within(directory, closed):
             return f"is inside {closed}"
     if inside_project:
-        folder = directory.relative_to(_PROJECT).parts[0]
+        # On macOS, App is another name of app.
+        folder = directory.relative_to(_PROJECT).parts[0].lower()
         if folder in _FOLDERS_OF_THE_PROJECT or folder.startswith("."):
             return f"is inside the project's {folder}"
     if not inside_project and (reason := _reason_outside(directory, home)):
@@ -74,11 +80,26 @@ def _reason_against(directory: Path) -> str | None:
     return None
 
 
+def _is_within(inner: Path, outer: Path) -> bool:
+    """Return whether a directory is another or below it, also by the name that a mount gives it."""
+    if inner.is_relative_to(outer):
+        return True
+    with suppress(OSError):
+        found = outer.stat()
+        places = (place for place in (inner, *inner.parents) if place.exists())
+        return any(os.path.samestat(found, place.stat()) for place in places)
+    return False
+
+
 def _reason_outside(directory: Path, home: Path) -> str | None:
     if directory.is_relative_to(home):
         first = directory.relative_to(home).parts[0]
         if first.startswith(".") and first not in _HIDDEN:
             return f"is inside {home / first}"
+    if directory.parent == home and directory.name in _PERSONAL:
+        return "is a person's own"
+    if directory.parent in _HOMES:
+        return "is a home directory"
     for parent in directory.parents:
         # A home may be a checkout, of its settings.
         if parent == home:

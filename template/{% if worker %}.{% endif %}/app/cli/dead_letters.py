@@ -34,7 +34,8 @@ def list_(
     queue: Queue = None, task: Task = None, older_than: Age = "0s", as_json: AsJson = False
 ) -> None:
     """List the letters, the newest first."""
-    wanted = Filter(queue=queue, task=task, older_than_seconds=_seconds(older_than))
+    seconds = _seconds(older_than)
+    wanted = Filter(queue=queue or None, task=task or None, older_than_seconds=seconds)
     letters = with_client(lambda redis: dead_letters.list_letters(redis, wanted, MAX_LETTERS))
     if as_json:
         hidden = {"args", "kwargs", "traceback"}

@@ -19,4 +19,4 @@ def read_secret_file(name: str) -> str | None:
             return file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise ValueError(f"{name}_FILE: cannot read {path} ({reason})") from None
+        raise ValueError(f"{name}_FILE: cannot read {path!r} ({reason})") from None
