@@ -26,12 +26,13 @@ from app.core.redis import PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
 from app.core.scripts import read_script
 
 # The longest wait for a job. Between two polls arq looks for cron jobs, and for tasks that ended.
-MAX_WAIT_MS = 250
+MAX_WAIT_MS = 350
 # How often a server that refuses CLIENT TRACKING is polled.
 UNTRACKED_WAIT_MS = 80
-# Each change of the queue wakes every idle worker. One that finds no job waits longer before it
-# wakes again, up to this, so that a busy queue costs an idle worker no more than polling would.
-MAX_PAUSE_SECONDS = 0.08
+# Each change of the queue wakes every idle worker. One that then finds no job gives the others a
+# head start from now on, up to this, so that twenty do not hinder the one that finds it, and that
+# a busy queue costs an idle worker no more than polling would.
+MAX_HEAD_START_SECONDS = 0.08
 # For the first jobs, until `start_jobs` names its own time. Longer than `PATIENCE_SECONDS`.
 FIRST_LOCK_MS = 300_000
 # How long arq's `run_job` keeps the count of a job's tries.
@@ -82,7 +83,9 @@ class Claims:
         self._is_tracking = False
         self._look_again_ms = 0.0
         self._is_woken = False
-        self._pause_seconds = 0.0
+        self._head_start_seconds = 0.0
+        # Whether the worker itself has changed the queue since the last poll.
+        self.has_changed_queue = False
         self._last_refusal = ""
         # Whether a poll has met what `services/malformed.py` discards.
         self.found_malformed = False
@@ -102,9 +105,11 @@ class Claims:
             return []
         claims = await self._claim(queue_name, start, num, free)
         if claims:
-            self._pause_seconds = 0
-        elif self._is_woken:
-            self._pause_seconds = min(MAX_PAUSE_SECONDS, 2 * self._pause_seconds or 0.02)
+            self._head_start_seconds = 0
+        elif self._is_woken and not self.has_changed_queue:
+            longer = max(0.02, 2 * self._head_start_seconds)
+            self._head_start_seconds = min(MAX_HEAD_START_SECONDS, longer)
+        self.has_changed_queue = False
         self._locked = {in_progress_key_prefix + claim.job_id: claim for claim in claims}
         # `start_jobs` takes them without a pause.
         asyncio.get_running_loop().call_soon(self._release_unused)
@@ -140,17 +145,18 @@ class Claims:
         self._is_woken = False
         if self._look_again_ms <= timestamp_ms():
             return
-        await asyncio.sleep(self._pause_seconds)
         seconds = (self._look_again_ms - timestamp_ms()) / 1000
         if not self._is_tracking:
             await asyncio.sleep(seconds)
-        elif seconds > 0:
-            # The claim opens a broken connection again.
-            with suppress(RedisError, OSError):
-                message = await self._connection.read_response(timeout=seconds)
-                self._is_woken = message is not None
-        if not self._is_woken:
-            self._pause_seconds = 0
+            return
+        # The claim opens a broken connection again.
+        with suppress(RedisError, OSError):
+            message = await self._connection.read_response(timeout=seconds)
+            self._is_woken = message is not None
+        if self._is_woken:
+            await asyncio.sleep(self._head_start_seconds)
+        else:
+            self._head_start_seconds /= 2
 
     async def _claim(self, queue_name: str, start: int, num: int, free: int) -> list[Claim]:
         self._value = f"{self._name}:{next(self._polls)}"

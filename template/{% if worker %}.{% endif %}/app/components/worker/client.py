@@ -184,6 +184,8 @@ class WorkerPipeline(SafePipeline):
         return self.is_transaction and bool(self.command_stack) and is_idle and is_plain
 
     async def _leave_with_others(self, commands: list[Any]) -> list[Any]:
+        queue_name = self._client.default_queue_name
+        self._client.claims.has_changed_queue |= any(queue_name in each for each in commands)
         _, *queued, results = await self._client.transactions.send(commands)
         if isinstance(results, list):
             results = list(map(self._pass_over_wrong_type, commands, results))
