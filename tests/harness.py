@@ -40,12 +40,12 @@ _SETTINGS = (
     *("REDIS_URL", "VALKEY_PORT", "REDIS_PASSWORD", "TEMP_DIR", "MEDIA_DIR"),
     *("API_KEY_FILE", "REDIS_URL_FILE", "REDIS_PASSWORD_FILE"),
 )
-_LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PYTHON", *_SETTINGS)
+_LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PYTHON", "MFLAGS", *_SETTINGS)
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
-    # A pytest that a test starts is no test worker of this run, which shares a directory with others.
-    if name not in _LEFT_OUT and not name.startswith("PYTEST_")
+    # A pytest that a test starts is no worker of this run, nor a make a part of `make test`.
+    if name not in _LEFT_OUT and not name.startswith(("PYTEST_", "MAKE"))
 } | {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_COUNT": "3",
