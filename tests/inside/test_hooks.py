@@ -79,7 +79,7 @@ def queue_at(url: str, is_stock: bool) -> Any:
 @pytest.mark.parametrize("is_stock", [False, True])
 async def test_a_worker_outlives_a_restart_of_redis(tmp_path: Path, is_stock: bool) -> None:
     path = tmp_path / "valkey.sock"
-    with ValkeyServer(unix_socket_path=path, data_dir=tmp_path) as server:
+    with ValkeyServer(0, unix_socket_path=path, data_dir=tmp_path) as server:
         async with running(queue_at(f"unix://{path}", is_stock)) as worker:
             await asyncio.to_thread(server.stop)
             await asyncio.to_thread(server.start)

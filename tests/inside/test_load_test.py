@@ -401,7 +401,7 @@ async def test_any_text_is_asked_for_as_an_id(redis: ArqRedis) -> None:
 
 
 async def test_watching_waits_out_an_outage(tmp_path: Path) -> None:
-    with ValkeyServer(unix_socket_path=tmp_path / "v.sock", data_dir=tmp_path):
+    with ValkeyServer(0, unix_socket_path=tmp_path / "v.sock", data_dir=tmp_path):
         options = redis_settings(f"unix://{tmp_path}/v.sock?db=0")
         async with create_client(options) as redis:
             process_id = (await redis.info("server"))["process_id"]

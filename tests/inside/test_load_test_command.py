@@ -159,9 +159,10 @@ async def test_a_run_whose_redis_lost_its_data_is_named(worker: Worker, redis: A
 
 
 async def test_a_run_whose_server_is_away_at_the_deadline_is_named(tmp_path: Path) -> None:
-    url = f"unix://{tmp_path}/v.sock?db=0"
+    path = tmp_path / "v.sock"
+    url = f"unix://{path}?db=0"
     async with AsyncExitStack() as stack:
-        stack.enter_context(ValkeyServer(unix_socket_path=tmp_path / "v.sock", data_dir=tmp_path))
+        stack.enter_context(ValkeyServer(0, unix_socket_path=path, data_dir=tmp_path))
         redis = await stack.enter_async_context(create_client(redis_settings(url)))
         worker = await asyncio.create_subprocess_exec(
             BIN / "arq",
