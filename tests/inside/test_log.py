@@ -28,6 +28,25 @@ class Hostile:
         return "\x1b[2J\u202e\x9b"
 
 
+class Number(int):
+    __str__ = __repr__ = Hostile.__repr__
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    def isprintable(self) -> bool:
+        return True
+
+
+class Items(dict[str, int]):
+    def items(self) -> Any:
+        raise RuntimeError("no")
+
+
 VALUES = [
     float("nan"),
     float("inf"),
@@ -41,6 +60,10 @@ VALUES = [
     Hostile(),
     {Broken(): [Hostile()]},
     10**400,
+    10**5000,
+    Number(1),
+    Text("\x1b[2J\u202e"),
+    Items(a=1),
     {1, 2},
     "x" * 1_000_000,
     ["x" * 9000] * 100,
@@ -54,7 +77,8 @@ def log(value: Any) -> None:
     ours.info("an event %s and %d", value, "no number")
     ours.info(value)
     theirs.info("an event %s", value)
-    theirs.info("an event", extra={"value": value, "level_": 1})
+    theirs.info("an event", extra={"value": value, "level_": 1, "\x1b[2J\ud800": 1})
+    ours.info("an event", **{"\x1b[2J\ud800": 1})
     theirs.info("an event %s %s", value)
     theirs.info("%d", value)
     theirs.info(value)
@@ -65,7 +89,7 @@ def log(value: Any) -> None:
         theirs.exception("an error")
 
 
-LINES = 10
+LINES = 11
 
 
 @pytest.fixture
