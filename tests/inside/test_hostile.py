@@ -1,6 +1,7 @@
 """Requests and texts that mean harm: what becomes of them."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import structlog
@@ -59,7 +60,7 @@ def test_production_refuses_what_is_unsafe(
 
 
 @pytest.mark.parametrize("name", ["API_KEY", "READ_ONLY_API_KEY"])
-@pytest.mark.parametrize("key", [None, "change-me", "fifteen-letters"])
+@pytest.mark.parametrize("key", [None, "change-me", "fifteen-letters", "ChangeMe-change-me"])
 def test_only_the_web_application_needs_safe_keys(
     name: str, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +74,17 @@ def test_only_the_web_application_needs_safe_keys(
         create_app()
 
 
+def test_a_password_is_given_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hidden-1")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password"))
+    monkeypatch.setenv("REDIS_URL", "redis://localhost")
+    assert load_settings().redis_settings.password == "hidden-1"  # noqa: S105
+    monkeypatch.setenv("REDIS_URL", "redis://:hidden-2@localhost")
+    with pytest.raises(SystemExit, match=r"^REDIS_URL .*: leave one out$") as refusal:
+        load_settings()
+    assert "hidden" not in str(refusal.value)
+
+
 def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://user:hidden-1@localhost")
     for name in ("API_KEY", "READ_ONLY_API_KEY"):
@@ -81,7 +93,7 @@ def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "https://example.com/hidden-3")
     loaded = load_settings()
     assert "PORT=8000" in repr(loaded)
-    assert "hidden" not in f"{loaded!r} {loaded}"
+    assert "hidden" not in f"{loaded!r} {loaded} {loaded.model_dump()} {loaded.model_dump_json()}"
 
 
 async def test_the_rate_holds_over_two_processes(

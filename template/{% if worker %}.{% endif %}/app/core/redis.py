@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -49,8 +50,8 @@ PATIENCE_SECONDS = 120
 STOP_SECONDS = 5
 # The same for the API and the command line, where a person waits.
 CLIENT_RESPONSE_SECONDS = 1.5
-# REDIS_PASSWORD in .env.example.
-EXAMPLE_PASSWORD = "change-me"  # noqa: S105 - it is refused
+# The password and the keys in .env.example, however they are spelt or lengthened.
+EXAMPLE = re.compile("change.?me", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
 
@@ -341,9 +342,10 @@ def find_weakness(settings: RedisSettings) -> str | None:
         return None
     if settings.ssl and not settings.ssl_check_hostname:
         return "does not check the server's certificate in production: name its ssl_ca_certs"
-    if settings.password == EXAMPLE_PASSWORD:
+    password = (settings.password or "").strip()
+    if EXAMPLE.search(password):
         return "has the example's password in production: choose another"
-    if not settings.password and not settings.ssl_certfile:
+    if not password and not settings.ssl_certfile:
         return "has no password in production, and its host is another: set one"
     return None
 

@@ -39,7 +39,7 @@ def parse_url(url: str, password: str | None = None) -> Server:
     Args:
         url: One of `URL_FORMS`, with user, password and database as redis-py takes them. With TLS
             (`rediss://`, `rediss+sentinel://`) the query can have redis-py's `ssl_*` file options.
-        password: The password if the URL has none.
+        password: The password, if the URL has none.
 
     Raises:
         ValueError: The URL has none of these forms. The message does not repeat the URL, which
@@ -71,6 +71,8 @@ def parse_url(url: str, password: str | None = None) -> Server:
     except ValueError:
         raise ValueError(f"not a URL of the form {URL_FORMS}") from None
 
+    if url_password and password:
+        raise ValueError("the URL has a password, and REDIS_PASSWORD_FILE holds one: leave one out")
     server.username, server.password = user or None, url_password or password
     database = options.pop("db", path) or "0"
     if not (database.isascii() and database.isdecimal()):
