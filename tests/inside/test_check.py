@@ -103,6 +103,8 @@ def test_it_says_what_the_stock_check_says(urls: dict[str, tuple[str, str]], kin
             done = run(*CHECK, name, REDIS_URL=url)
             assert (done.returncode, done.stdout, done.stderr) == (0, f"{name}: {REPORT}\n", "")
         assert run(*STOCK, REDIS_URL=url).returncode == 0
+        client.set(SENTINEL, "\x1b[2J\u202e")
+        assert run(*CHECK, "system", REDIS_URL=url).stdout == "system: \\x1b[2J\\u202e\n"
         assert run(*CHECK, "media", REDIS_URL=url).returncode == 1
 
 

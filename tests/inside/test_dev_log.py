@@ -41,6 +41,20 @@ def test_what_is_wrong_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> No
     assert max(map(len, lines)) <= 80 - 9
 
 
+def test_a_traceback_moves_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = lines_of(capsys, {"level": "error", "event": "x", "exception": "T\nE: \x1b[2J\u202e"})
+    assert lines[-1] == "1b[2J\\u202e"
+
+
+@pytest.mark.parametrize("other", [{"timestamp": 5}, {"timestamp": "now"}, {"logger": "a"}])
+def test_the_lines_of_another_program_are_shown(
+    capsys: pytest.CaptureFixture[str], other: dict[str, Any]
+) -> None:
+    data = json.dumps({"level": "info", **other}).encode()
+    (line,) = lines_of(capsys, data)
+    assert line.endswith(data.decode())
+
+
 def test_known_lines_are_short(capsys: pytest.CaptureFixture[str]) -> None:
     first = b"12:00:00: Starting worker for 2 functions: a, cron:watch_health\n"
     (line,) = lines_of(capsys, first)

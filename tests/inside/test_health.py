@@ -224,6 +224,7 @@ async def test_the_command_passes_with_every_worker(every_worker: None) -> None:
     assert output.count("s ago") == len(WORKER_QUEUES)
     code, output, _ = await run_command("health", "status", "--json")
     assert (code, json.loads(output)["status"]) == (0, "pass")
+    assert output.isascii()
 
 
 async def test_the_command_fails_without_a_worker(redis: ArqRedis) -> None:

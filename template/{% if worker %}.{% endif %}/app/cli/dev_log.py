@@ -33,18 +33,20 @@ def print_line(service: str, data: bytes, *, problems_only: bool = False) -> Non
     text = Text.from_ansi(data.decode(errors="replace")).plain.rstrip()
     try:
         event: dict[str, Any] = json.loads(text)
-        level, logger = event["level"], event["logger"]
-    except (ValueError, TypeError, KeyError):
-        level, logger = "info" if TIME.match(text) else "", ""
-        event = {"event": TIME.sub("", text)}
+        level, logger, message = (str(event[name]) for name in ("level", "logger", "event"))
+        when = local_time(event.get("timestamp"))
+    except Exception:
+        # It is not JSON, or that of another program.
+        level, logger, message = "info" if TIME.match(text) else "", "", TIME.sub("", text)
+        event, when = {"event": message}, local_time(None)
     is_short = level in ("debug", "info")
     # uvicorn tells of its own start and end in six lines, where the banner says that it runs, and
     # arq of its counts every 15 seconds and of the look at the application's health every 10.
-    is_noise = logger == "uvicorn.error" or any(words in event["event"] for words in NOISE)
+    is_noise = logger == "uvicorn.error" or any(words in message for words in NOISE)
     if not text or (is_short and (problems_only or is_noise)):
         return
     line = Text.assemble(
-        (local_time(event.get("timestamp")), "dim"),
+        (when, "dim"),
         (f" {service[:SERVICE_CHARS]:<{SERVICE_CHARS}}", "cyan"),
         (f" {'warn' if level == 'warning' else level:.5} ".ljust(7), COLORS.get(level, "")),
     )
@@ -56,7 +58,8 @@ def print_line(service: str, data: bytes, *, problems_only: bool = False) -> Non
         rows = textwrap.wrap(message, max(console.width - len(line), 20))
         console.print(line + Text(indent.join(rows if level else [message])), soft_wrap=True)
     if traceback := event.get("exception"):
-        text = textwrap.indent(shorten_traceback(traceback), "    ")
+        rows = [escape(row) for row in shorten_traceback(str(traceback)).split("\n")]
+        text = textwrap.indent("\n".join(rows), "    ")
         console.print(Text(text, style="dim"), overflow="fold")
 
 
