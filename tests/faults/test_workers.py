@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from tests.faults.frame import BOTH, IS_FULL, trial
 
@@ -99,7 +100,8 @@ def test_a_path_that_swallows_everything(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BOTH)
 def test_a_full_server(name: str, tmp_path: Path) -> None:
     with trial(tmp_path / "trial") as run:
-        worker = run.worker(name)
+        # A finished job whose lock ends before its result is written may run again.
+        worker = run.worker(name, JOB_TIMEOUT="60")
         run.send(500, milliseconds=50)
         run.wait_for(50, 30)
         run.server.client.config_set("maxmemory", 1)
@@ -109,5 +111,50 @@ def test_a_full_server(name: str, tmp_path: Path) -> None:
         run.drain()
         assert worker.poll() is None
         lost, twice = run.report(f"A server that is full for {FULL_SECONDS} s, {name}")
+    assert not lost
+    assert not twice
+
+
+REFUSALS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "lacks its replicas": ({"min-replicas-to-write": "1"}, {"min-replicas-to-write": "0"}),
+    "lacks its primary": (
+        {"replica-serve-stale-data": "no", "replicaof": "127.0.0.1 1"},
+        {"replicaof": "no one"},
+    ),
+    "has another password": ({"requirepass": "other"}, {"requirepass": ""}),
+    "has too many clients": ({"maxclients": "2"}, {"maxclients": "1000"}),
+    "is paused": ({"pause": "6000"}, {}),
+    "is behind a proxy and away": ({"target": "1"}, {"target": ""}),
+}
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_server_that_refuses_for_a_while(name: str, tmp_path: Path) -> None:
+    with trial(tmp_path / "trial") as run:
+        worker, admin = run.worker(name, JOB_TIMEOUT="60"), Redis(port=run.server.port)
+
+        def configure(values: dict[str, str]) -> None:
+            for setting, value in values.items():
+                if setting == "replicaof":
+                    admin.replicaof(*value.split())
+                elif setting == "pause":
+                    admin.client_pause(int(value))
+                elif setting == "target":
+                    run.proxy.target = int(value or run.server.port)
+                else:
+                    admin.config_set(setting, value)
+
+        for what, (before, after) in REFUSALS.items():
+            run.send(200, milliseconds=50)
+            run.wait_for(run.ended() + 20, 30)
+            configure(before)
+            # What is connected would not notice.
+            run.proxy.cut()
+            time.sleep(5)
+            assert worker.poll() is None, what
+            configure(after)
+            run.drain()
+            assert worker.poll() is None, what
+        lost, twice = run.report(f"A server that {', '.join(REFUSALS)}, {name}")
     assert not lost
     assert not twice

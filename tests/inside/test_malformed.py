@@ -1,8 +1,8 @@
 """Bad records: each harms only itself, in workers, in the API and in the commands."""
 
 import asyncio
+import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -15,12 +15,14 @@ from arq.constants import (
     result_key_prefix,
     retry_key_prefix,
 )
+from arq.utils import timestamp_ms
 
 from app.components.worker.lookup import check_job
 from app.core import keys
 from app.core.serializer import serialize
 from app.services.dead_letters import Filter, Selection, list_letters, purge, requeue, sweep
 from app.services.job_lookup import find
+from app.services.load_test import list_runs
 from tests.conftest import Api
 from tests.inside import command
 from tests.support import QUEUE, queue_of, run_burst
@@ -74,6 +76,7 @@ async def keep_going(api: Api, redis: ArqRedis, *job_ids: str) -> None:
         "/tasks",
         "/dead-letters",
         "/dead-letters?queue=test",
+        "/metrics",
         *of_jobs,
     ):
         answer = await api("GET", path)
@@ -121,12 +124,18 @@ async def test_any_bytes_of_a_result_harm_no_other(api: Api, redis: ArqRedis, pl
     assert await redis.hlen(keys.LETTERS) == 0  # type: ignore[misc]
 
 
-async def set_hash(redis: ArqRedis, key: str) -> None:
-    await redis.hset(key, "field", "value")  # type: ignore[misc]
-
-
-async def set_text(redis: ArqRedis, key: str) -> None:
-    await redis.set(key, "text")
+async def set_type(redis: ArqRedis, key: str, kind: str) -> None:
+    """Write a value of a Redis type."""
+    await redis.delete(key)
+    commands: dict[str, list[Any]] = {
+        "string": ["SET", key, "text"],
+        "hash": ["HSET", key, "field", "value"],
+        "list": ["RPUSH", key, "value"],
+        "set": ["SADD", key, "value"],
+        "zset": ["ZADD", key, 5, "value"],
+        "stream": ["XADD", key, "*", "jobs", "value"],
+    }
+    await redis.execute_command(*commands[kind])  # type: ignore[no-untyped-call]
 
 
 KEYS = [
@@ -136,31 +145,53 @@ KEYS = [
     in_progress_key_prefix + "bad",
     abort_jobs_ss,
     QUEUE,
-    keys.LETTERS,
-    keys.LETTERS_BY_TIME,
-    keys.LETTERS_BYTES,
-    keys.HISTORY,
+    keys.workers(QUEUE),
+    keys.load_test("bad"),
+    *keys.TYPES,
 ]
 
 
-@pytest.mark.parametrize("write", [set_hash, set_text])
+@pytest.mark.parametrize("kind", ["string", "hash", "list", "set", "zset", "stream"])
 @pytest.mark.parametrize("key", KEYS)
-async def test_a_key_of_another_type_harms_no_other(
-    api: Api, redis: ArqRedis, key: str, write: Callable[[ArqRedis, str], Any]
+async def test_a_key_of_any_type_harms_no_other(
+    api: Api, redis: ArqRedis, key: str, kind: str
 ) -> None:
     await redis.zadd(QUEUE, {"bad": 1})
-    await redis.delete(key)
-    await write(redis, key)
+    await redis.zadd(keys.LOAD_TESTS, {"bad": 1})
+    await set_type(redis, key, kind)
     await keep_going(api, redis, "bad")
+    await list_runs(redis)
     answer = await api("POST", "/dead-letters/purge", json={"all": True})
     assert answer.status_code == 200
     await run_burst(WorkerSettings)
     await redis.enqueue_job("work", _job_id="good", _queue_name=QUEUE)
     await run_burst(WorkerSettings)
     assert (await find(redis, "good")).state == "succeeded"
+    assert await redis.type(keys.workers(QUEUE)) == b"none"
     await redis.zadd(QUEUE, {"unknown": 1})
     await run_burst(WorkerSettings)
     assert "unknown" in {letter.id for letter in await list_letters(redis, Filter(), 10)}
+
+
+@pytest.mark.parametrize("number", [b"9" * 5000, "²".encode(), b"-1", b"1e9", b"\xff", b""])
+async def test_a_number_out_of_range_harms_no_other(
+    api: Api, redis: ArqRedis, number: bytes
+) -> None:
+    now = timestamp_ms()
+    await redis.zadd(QUEUE, {"bad": 1})
+    await redis.set(retry_key_prefix + "bad", number)
+    fields: Any = {
+        keys.history_row(60, now // 60_000 * 60): ("test:failed", number),
+        keys.CRONS: ("cron:work", b"failed " + number),
+    }
+    for key, field in fields.items():
+        await redis.hset(key, *field)  # type: ignore[misc]
+    for due_ms in (0, -1, -(10**17), 10**17, 10**30, now - 60_000, "text", None):
+        run = {"name": "cron:work", "job_id": "x", "due_ms": due_ms, "seen_ms": now}
+        await redis.hset(keys.SCHEDULE, str(due_ms), json.dumps(run))  # type: ignore[misc]
+    await keep_going(api, redis, "bad")
+    assert "cron:work of" in (await api("GET", "/health")).text
+    await run_burst(WorkerSettings)
 
 
 @pytest.mark.parametrize("job_id", [b"\xff", b"a\x80b", b"", b"\xed\xa0\x80", b"\x1b[2J/../\xfe"])

@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from app.core import keys
 from app.core.serializer import Result, context_of, message_of
-from app.services.jobs import ABORTED, JobState, to_time
+from app.services.jobs import ABORTED, JobState, to_count, to_time
 from app.services.queues import show_queue
 
 # How many batches of ended jobs are kept, for how long in milliseconds, and how many jobs of one
@@ -133,9 +133,9 @@ async def read_crons(redis: ArqRedis) -> dict[str, tuple[str, datetime]]:
     """Return how and when each cron job last ended, by arq's name for it, such as `cron:sweep`."""
     found: dict[str, tuple[str, datetime]] = {}
     for name, text in (await or_empty(redis.hgetall(keys.CRONS), {})).items():
-        state, _, finished = text.decode(errors="replace").partition(" ")
-        if finished.isdigit() and (time := to_time(int(finished))):
-            found[name.decode(errors="replace")] = state, time
+        state, _, finished = text.partition(b" ")
+        if time := to_time(to_count(finished)):
+            found[name.decode(errors="replace")] = state.decode(errors="replace"), time
     return found
 
 
@@ -243,8 +243,7 @@ def _read_batch(raw: bytes) -> list[JobSummary]:
 
 def _read_row(start: int, queue: str, fields: dict[bytes, bytes]) -> Row:
     def count(field: str) -> int:
-        text = fields.get(f"{queue}:{field}".encode(), b"0")
-        return int(text) if text.isdigit() else 0
+        return to_count(fields.get(f"{queue}:{field}".encode()))
 
     return Row(
         start=start,

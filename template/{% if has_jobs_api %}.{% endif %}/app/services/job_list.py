@@ -15,6 +15,7 @@ from app.services.jobs import (
     or_unreadable,
     require_queue,
     show_id,
+    to_count,
     to_time,
 )
 
@@ -99,7 +100,7 @@ def _summarize(
         state=state,
         queue=queue,
         task=_read_task(head) if isinstance(head, bytes) else None,
-        tries=int(tries) if isinstance(tries, bytes) and tries.isdigit() else 0,
+        tries=to_count(tries),
         due=to_time(score),
     )
 

@@ -26,6 +26,7 @@ from app.services.jobs import (
     check_size,
     or_unreadable,
     read_result,
+    to_count,
     to_time,
 )
 from app.services.queues import show_queue
@@ -68,7 +69,7 @@ async def find(redis: ArqRedis, job_id: str) -> Job:
     check_size(job_id, payload)
     name, score = queued[0]
     job = Job(id=job_id, state="queued", queue=show_queue(name), due=to_time(score))
-    job.tries = int(tries) if isinstance(tries, bytes) and tries.isdigit() else 0
+    job.tries = to_count(tries)
     if in_progress:
         job.state = "running"
     elif not payload:

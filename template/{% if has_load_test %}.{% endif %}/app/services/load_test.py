@@ -43,6 +43,7 @@ from app.services.load_test_report import (
     Outcomes,
     summarize,
 )
+from app.services.malformed import discard_other_types
 from app.services.queues import QueueSettings, check_queue
 
 MAX_RUNS = 100
@@ -99,6 +100,7 @@ async def prepare(
 async def start(redis: ArqRedis, run: LoadTestRun) -> None:
     """Store a run, forget the oldest ones, and queue the first step."""
     fields = {"run": run.model_dump_json(exclude={"sent", "step", "report"}), "sent": 0, "step": 0}
+    await discard_other_types(redis, {keys.LOAD_TESTS: keys.TYPES[keys.LOAD_TESTS]})
     async with redis.pipeline(transaction=True) as pipe:
         pipe.hset(keys.load_test(run.id), mapping=fields)
         pipe.expire(keys.load_test(run.id), LIFETIME_SECONDS)
@@ -149,6 +151,8 @@ async def load_run(redis: ArqRedis, run_id: str) -> LoadTestRun:
 
 async def list_runs(redis: ArqRedis, limit: int = MAX_RUNS) -> dict[str, LoadTestRun | None]:
     """Return the newest runs by their ids, the newest first; None is one that is unreadable."""
+    if await redis.type(keys.LOAD_TESTS) != b"zset":
+        return {}
     return await _load_runs(redis, await redis.zrange(keys.LOAD_TESTS, 0, limit - 1, desc=True))
 
 

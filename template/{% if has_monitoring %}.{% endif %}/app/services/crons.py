@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Annotated
 
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
 from arq.cron import CronJob
 from arq.utils import timestamp_ms, to_unix_ms
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.core import keys
+from app.core.serializer import MAX_TIME_MS
 from app.services import history
 from app.services.jobs import to_time
 
@@ -24,7 +26,7 @@ class Run(BaseModel):
 
     name: str
     job_id: str
-    due_ms: int
+    due_ms: Annotated[int, Field(gt=0, lt=MAX_TIME_MS)]
     seen_ms: int
 
     @property

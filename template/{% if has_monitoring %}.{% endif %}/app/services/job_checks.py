@@ -20,7 +20,7 @@ async def check_jobs(redis: ArqRedis) -> dict[str, Check]:
     rows = await history.read_rows(redis, list(WORKER_QUEUES), rows=WINDOW_MINUTES)
     checks = {f"failures:{queue}": _check_failures(rows[queue], queue) for queue in WORKER_QUEUES}
     since = time.time() - WINDOW_MINUTES * 60
-    new = await redis.zcount(keys.LETTERS_BY_TIME, since * 1000, "+inf")
+    new = await history.or_empty(redis.zcount(keys.LETTERS_BY_TIME, since * 1000, "+inf"), 0)
     checks["dead-letters"] = Check()
     if new >= settings.MAX_NEW_LETTERS:
         checks["dead-letters"] = Check(

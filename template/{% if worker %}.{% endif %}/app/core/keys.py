@@ -24,6 +24,18 @@ ALERTS = f"{NAME}:alerts"
 # Written where a check asks whether Redis takes writes.
 WRITE_CHECK = f"{NAME}:write-check"
 
+# The types of these keys. One of another type, which another program has written, is deleted.
+TYPES = {
+    LETTERS: "hash",
+    LETTERS_BY_TIME: "zset",
+    LETTERS_BYTES: "string",
+    LOAD_TESTS: "zset",
+    HISTORY: "stream",
+    CRONS: "hash",
+    SCHEDULE: "hash",
+    ALERTS: "hash",
+}
+
 # What the counters of the rate limit begin with.
 RATE = f"{NAME}:rate"
 

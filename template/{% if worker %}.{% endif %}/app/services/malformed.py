@@ -14,6 +14,7 @@ from arq.constants import (
 )
 from arq.utils import timestamp_ms
 
+from app.core import keys
 from app.core.serializer import TaskError, serialize
 from app.services.dead_letters import keep
 from app.services.jobs import UNKNOWN_TASK, show_id
@@ -32,12 +33,10 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
     """Make dead letters of jobs that a worker cannot even take; return how many there were.
 
     Their id is not UTF-8, their time is not a number, or one of arq's keys for them holds a value
-    of another type. A queue of another type, and ids to abort that are not UTF-8, are deleted.
+    of another type. Keys of the project that have another type, such as a queue, and ids to abort
+    that are not UTF-8, are deleted.
     """
-    for name in (queue_name, abort_jobs_ss):
-        if await redis.type(name) not in (b"zset", b"none"):
-            log.warning("deleted a key of another type", key=name)
-            await redis.delete(name)
+    await discard_other_types(redis, {queue_name: "zset", abort_jobs_ss: "zset", **keys.TYPES})
     aborts = [job_id for job_id in await redis.zrange(abort_jobs_ss, 0, -1) if not _is_text(job_id)]
     if aborts:
         await redis.zrem(abort_jobs_ss, *aborts)
@@ -62,6 +61,14 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
     for job_id in malformed:
         await _discard(redis, queue_name, job_id)
     return len(malformed)
+
+
+async def discard_other_types(redis: ArqRedis, types: dict[str, str]) -> None:
+    """Delete the keys that have another type than this: what reads and writes them would fail."""
+    for name, kind in types.items():
+        if await redis.type(name) not in (kind.encode(), b"none"):
+            log.warning("deleted a key of another type", key=name)
+            await redis.delete(name)
 
 
 async def _discard(redis: ArqRedis, queue_name: str, job_id: bytes) -> None:

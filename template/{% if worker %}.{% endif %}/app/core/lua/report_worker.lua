@@ -13,6 +13,7 @@
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
+if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then redis.call('DEL', KEYS[1]) end
 redis.call('ZADD', KEYS[1], string.format('%.6f', now), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', now - ARGV[3]))
 redis.call('EXPIRE', KEYS[1], ARGV[3])
