@@ -279,6 +279,7 @@ def failed(job_id: str, **changes: Any) -> dict[str, Any]:
         ({"f": "fail_onse"}, "did you mean 'fail_once'?"),
         ({"a": []}, "missing a required argument: 'name'"),
         ({"a": [1]}, "args.0: Input should be a valid string"),
+        ({"a": ["x" * 300_000]}, "larger than 262,144 bytes"),
         ({"k": {"older": 1}}, "'older'"),
     ],
 )

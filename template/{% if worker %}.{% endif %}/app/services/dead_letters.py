@@ -26,6 +26,7 @@ from app.services.jobs import (
     InvalidJobError,
     Job,
     JobNotFoundError,
+    TooLargeError,
     check_size,
     read_result,
     show_id,
@@ -46,7 +47,8 @@ REFUSALS = {
     -2: "a newer job with this id has finished",
 }
 
-# Raises InvalidJobError if a queue, by arq's name for it, cannot run a task with these arguments.
+# Raises InvalidJobError or TooLargeError if a queue, by arq's name for it, cannot run a task with
+# these arguments.
 CheckJob = Callable[[str, str, Sequence[Any], dict[str, Any]], object]
 Name = Annotated[StrictStr, Field(min_length=1)]
 
@@ -175,7 +177,7 @@ async def requeue(redis: ArqRedis, selection: Selection, check_job: CheckJob) ->
             refused.pop(shown, None)
             try:
                 arguments += job_id, raw, *_to_job(raw, now, check_job)
-            except InvalidJobError as error:
+            except (InvalidJobError, TooLargeError) as error:
                 refused[shown] = str(error)
             else:
                 sent.append(shown)

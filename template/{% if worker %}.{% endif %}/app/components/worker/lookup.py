@@ -37,6 +37,7 @@ def check_job(queue_name: str, task: str, args: Sequence[Any], kwargs: dict[str,
 
     Raises:
         InvalidJobError: The queue or the task is gone, or its arguments no longer fit.
+        TooLargeError: They are larger than `MAX_ARGUMENTS_BYTES`.
     """
     names = {queue["queue_name"]: name for name, queue in WORKER_QUEUES.items()}
     if queue_name not in names:
