@@ -2,7 +2,9 @@
 
 import uuid
 from pathlib import PurePosixPath
-from typing import Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, TypedDict, cast
+
+from pydantic import Field
 
 from app import NAME
 from app.core.config import settings
@@ -40,7 +42,10 @@ class MediaDescription(TypedDict):
 
 
 async def make_thumbnail(
-    ctx: dict[str, Any], source: str, target: str, max_side: int = 256
+    ctx: dict[str, Any],
+    source: str,
+    target: str,
+    max_side: Annotated[int, Field(ge=1, le=4096)] = 256,
 ) -> ImageFile:
     """Write a copy of an image that fits into a square: upright, in sRGB, without EXIF data.
 

@@ -4,10 +4,11 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import psutil
 import structlog
+from pydantic import Field
 from redis.exceptions import RedisError
 
 from app.components.worker.retries import try_again
@@ -74,7 +75,9 @@ async def system_health_check(ctx: dict[str, Any]) -> SystemHealth:
     return health
 
 
-async def cleanup_temp_files(ctx: dict[str, Any], max_age_hours: float = 24) -> Cleanup:
+async def cleanup_temp_files(
+    ctx: dict[str, Any], max_age_hours: Annotated[float, Field(ge=0, le=MAX_AGE_HOURS)] = 24
+) -> Cleanup:
     """Delete the files below `TEMP_DIR` that have not been written to for `max_age_hours`.
 
     Symbolic links are neither followed nor deleted, and what is mounted below the directory is left
