@@ -108,6 +108,19 @@ def test_it_says_what_the_stock_check_says(urls: dict[str, tuple[str, str]], kin
         assert run(*CHECK, "media", REDIS_URL=url).returncode == 1
 
 
+def test_what_is_no_report_is_none(urls: dict[str, tuple[str, str]]) -> None:
+    url = urls["password"][0]
+    with Redis.from_url(url) as client:
+        client.set(SENTINEL, "")
+        for _ in range(2):
+            done = run(*CHECK, "system", REDIS_URL=url)
+            assert (done.returncode, run(*STOCK, REDIS_URL=url).returncode) == (1, 1)
+            assert done.stderr == "system: no worker on this host has reported lately.\n"
+            client.delete(SENTINEL)
+            client.lpush(SENTINEL, "of another type")
+        client.delete(SENTINEL)
+
+
 @pytest.mark.parametrize("kind", ["other host", "unknown authority", "no client certificate"])
 def test_it_trusts_no_more_than_the_stock_check(
     urls: dict[str, tuple[str, str]], kind: str
@@ -164,6 +177,7 @@ def test_secrets_can_be_in_files(urls: dict[str, tuple[str, str]], tmp_path: Pat
         client.set(SENTINEL, REPORT)
     password, whole = tmp_path / "password", tmp_path / "url"
     (blob := tmp_path / "blob").write_bytes(b"\xff")
+    (empty := tmp_path / "empty").write_text("\n")
     password.write_text(f"{PASSWORD}\n")
     whole.write_text(f"{url}\n")
     nowhere = str(tmp_path / "nowhere")
@@ -176,6 +190,9 @@ def test_secrets_can_be_in_files(urls: dict[str, tuple[str, str]], tmp_path: Pat
         assert f"REDIS_PASSWORD_FILE: cannot read {str(nowhere)!r} (No such file" in done.stderr
         done = run(*command, REDIS_URL=without, REDIS_PASSWORD_FILE=str(blob))
         assert "it is not text in UTF-8" in done.stderr
+        done = run(*command, REDIS_URL=without, REDIS_PASSWORD_FILE=str(empty))
+        assert done.returncode == 1
+        assert "empty' is empty: write the secret into it" in done.stderr
         done = run(*command, REDIS_URL=url, REDIS_URL_FILE=str(whole))
         assert done.returncode == 1
         assert "REDIS_URL and REDIS_URL_FILE are both set: unset one of them" in done.stderr

@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         line = str(error)
     else:
-        if report is not None:
+        # As for `arq --check`, an empty report is none.
+        if report:
             sys.stdout.write(f"{escape(f'{name}: {report}')}\n")
             return 0
         line, is_live = f"{name}: no worker on this host has reported lately.", False
@@ -55,7 +56,7 @@ def escape(text: str) -> str:
 
 
 def read_report(key: str) -> object:
-    """Return what a worker wrote to its sentinel key, or None once that has expired.
+    """Return what a worker wrote to its sentinel key; None if there is no text in it.
 
     Raises:
         OSError: The server cannot be reached.
@@ -142,7 +143,10 @@ def ask(connection: socket.socket, *words: str) -> object:
             raise ConnectionError("it has closed the connection")
         reader.feed(data)
     if isinstance(reply, hiredis.ReplyError):
-        raise ValueError(f"Redis refuses: {reply}. Correct REDIS_URL.")
+        if str(reply).startswith("WRONGTYPE"):
+            # Another program wrote the key. A worker's next report replaces it.
+            return None
+        raise ValueError(f"Redis refuses: {str(reply).rstrip('. ')}. Correct REDIS_URL.")
     return reply
 
 
