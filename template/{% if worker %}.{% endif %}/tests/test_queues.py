@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from arq import func
 
 from app.components.worker import queues
 from app.components.worker.retries import MAX_TRIES
+from app.core import keys
 from app.core.config import WORKER_QUEUES
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +60,10 @@ def test_each_function_takes_ctx_first(name: str) -> None:
 @every_queue
 def test_each_setting_stands_in_the_class_itself(name: str) -> None:
     missing = REQUIRED - vars(WORKER_SETTINGS[name]).keys()
-    assert not missing, f"{name}: arq would use its defaults, since it ignores inherited settings"
+    assert not missing, (
+        f"app/components/worker/queues/{name}.py: write {', '.join(sorted(missing))} into the "
+        "class itself, since arq ignores inherited settings and would use its defaults"
+    )
 
 
 @every_queue
@@ -74,14 +79,20 @@ def test_each_failure_leaves_a_result(name: str) -> None:
 
 @every_queue
 def test_each_queue_gives_the_tries_that_retries_count(name: str) -> None:
-    assert WORKER_SETTINGS[name].max_tries == MAX_TRIES
+    assert WORKER_SETTINGS[name].max_tries == MAX_TRIES, (
+        f"app/components/worker/queues/{name}.py: write max_tries = MAX_TRIES, which `try_again` "
+        "counts"
+    )
 
 
 @every_queue
 def test_a_poll_reads_enough_for_two_replicas(name: str) -> None:
     # Running jobs stay in the queue, so a poll must look past those of every replica.
     queue = WORKER_SETTINGS[name]
-    assert queue.queue_read_limit >= 2 * 2 * queue.max_jobs
+    least = 2 * 2 * queue.max_jobs
+    assert queue.queue_read_limit >= least, (
+        f"app/components/worker/queues/{name}.py: write queue_read_limit = {least}"
+    )
 
 
 @every_queue
@@ -90,6 +101,10 @@ def test_no_queue_takes_the_jobs_of_another(name: str) -> None:
     assert own == wanted, (
         f'app/components/worker/queues/{name}.py: write queue_name = "{wanted}", since jobs of '
         f"{own} would run here too"
+    )
+    assert WORKER_SETTINGS[name].health_check_key == keys.sentinel(own), (
+        f"app/components/worker/queues/{name}.py: write "
+        "health_check_key = keys.sentinel(queue_name), which the container's check reads"
     )
 
 
@@ -126,12 +141,15 @@ def test_compose_runs_the_worker_and_lets_it_finish(name: str) -> None:
     service = _compose_services().get(_service(name))
     assert service, f"{place}: take the comment signs off, or those in WORKER_QUEUES on again"
     command = ["python", "-m", "arq", f"app.components.worker.queues.{name}.WorkerSettings"]
-    assert service["command"][:4] == command, f"{place}: begin with command: {command}"
+    assert service.get("command", [])[:4] == command, f"{place}: begin with command: {command}"
     check = ["CMD", "python", "-m", "app.check", name]
-    assert service["healthcheck"]["test"] == check, f"{place}: write test: {check}"
+    healthcheck = service.get("healthcheck", {})
+    assert healthcheck.get("test") == check, f"{place}: write healthcheck: test: {check}"
     wait = WORKER_SETTINGS[name].job_completion_wait
-    grace = int(service["stop_grace_period"].removesuffix("s"))
-    assert grace > wait, f"{place}: write stop_grace_period: {wait + 10}s"
+    # Docker's default is 10 s.
+    grace = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", service.get("stop_grace_period", "10s"))
+    seconds = 60 * int(grace[1] or 0) + int(grace[2] or 0) if grace else 0
+    assert seconds > wait, f"{place}: write stop_grace_period: {wait + 10}s"
 
 
 @every_queue
@@ -139,7 +157,8 @@ def test_the_procfile_runs_each_queue(name: str) -> None:
     wanted = f"app.components.worker.queues.{name}.WorkerSettings"
     lines = (ROOT / "Procfile").read_text().splitlines()
     assert any(wanted in line for line in lines if line.startswith(f"{_service(name)}: ")), (
-        f"Procfile, {_service(name)}: run {wanted}"
+        f"Procfile: begin a line with `{_service(name)}: ` that runs {wanted}, as that of another "
+        "queue does"
     )
 
 
