@@ -34,6 +34,8 @@ async def test_a_refusal_says_what_to_set(api: Api, monkeypatch: pytest.MonkeyPa
         ({"READ_ONLY_API_KEY": " a-key-with-a-space-before"}, "READ_ONLY_API_KEY"),
         ({"ALERT_WEBHOOK_URL": "ftp://example.com/secret"}, "ALERT_WEBHOOK_URL"),
         ({"DEBUG": "true"}, "DEBUG"),
+        ({"HOST": ""}, "HOST"),
+        ({"MEDIA_CPU_SECONDS": "9" * 20}, "MEDIA_CPU_SECONDS"),
         ({"REDIS_URL": "redis://example.com"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://127.0.0.1.example.com"}, "REDIS_URL"),
         ({"REDIS_URL": "rediss://:secret@example.com?ssl_cert_reqs=none"}, "REDIS_URL"),
