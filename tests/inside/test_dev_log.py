@@ -1,4 +1,4 @@
-"""The log of `make dev`: one line per event, and nothing that a terminal would obey."""
+"""`make dev`: the Procfile, and a log of one line per event that no terminal obeys."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.cli.dev import read_procfile
 from app.cli.dev_log import console, print_line
 from app.core.config import Settings
 
@@ -109,3 +110,15 @@ def test_case_does_not_matter(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert getattr(Settings(), name) == meant
+
+
+@pytest.mark.parametrize("line", ["own sleep 1", "my.own: sleep 1", "own:", "web: sleep 1"])
+def test_a_wrong_line_of_the_procfile_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("Procfile").write_text(f"# A comment\n\nweb: sleep 1\n{line}\n")
+    with pytest.raises(SystemExit, match=f"^Procfile: write .* not '{line}'"):
+        read_procfile()
+    Path("Procfile").write_text("web: sleep 1\n  own-2: echo a: b # Z  \n")
+    assert read_procfile() == {"web": "sleep 1", "own-2": "echo a: b # Z"}

@@ -61,13 +61,21 @@ def read_procfile() -> dict[str, str]:
     """Return the command of each process to run, by its name.
 
     Raises:
-        SystemExit: There is no Procfile, or the port of the Valkey server is in use.
+        SystemExit: There is no Procfile, a line of it is wrong, or the port of the Valkey server is
+            in use.
     """
     try:
         text = Path("Procfile").read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SystemExit("There is no Procfile here: go to the project's directory.") from None
-    commands = dict(re.findall(r"^([\w-]+):\s*(.+)$", text, re.MULTILINE))
+    commands: dict[str, str] = {}
+    for line in map(str.strip, text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        found = re.fullmatch(r"([\w-]+):\s*(.+)", line)
+        if not found or found[1] in commands:
+            raise SystemExit(f"Procfile: write `name: command`, each name once, not {line!r}.")
+        commands[found[1]] = found[2]
     if "REDIS_URL" in settings.model_fields_set:
         commands.pop("redis", None)
     elif "redis" in commands:

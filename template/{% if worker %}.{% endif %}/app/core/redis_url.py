@@ -57,12 +57,12 @@ def parse_url(url: str, password: str | None = None) -> Server:
         options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
         login, _, location = parts.netloc.rpartition("@")
         user, _, url_password = map(unquote, login.partition(":"))
-        path = parts.path.lstrip("/")
+        path = parts.path.removeprefix("/")
         if parts.scheme == "unix" and path and not location:
             server.unix_socket_path, path = unquote(parts.path), ""
         elif parts.scheme in ("redis", "rediss"):
             server.host, server.port = split_address(location, 6379)
-        elif parts.scheme in ("redis+sentinel", "rediss+sentinel") and path:
+        elif parts.scheme in ("redis+sentinel", "rediss+sentinel") and path[:1] not in ("", "/"):
             master, _, path = path.partition("/")
             server.sentinel, server.sentinel_master = True, unquote(master)
             server.host = [split_address(address, 26379) for address in location.split(",")]
@@ -97,6 +97,7 @@ def split_address(address: str, default_port: int) -> tuple[str, int]:
         ValueError: There is no host, or the port is not a number.
     """
     parts = urlsplit(f"//{address}")
-    if not parts.hostname or parts.port == 0:
+    # Not several hosts with commas, which only Sentinel takes. A zone of IPv6 follows a %.
+    if not re.fullmatch(r"[\w.:%-]+", parts.hostname or "") or parts.port == 0:
         raise ValueError("no host or port")
-    return parts.hostname, parts.port or default_port
+    return str(parts.hostname), parts.port or default_port
