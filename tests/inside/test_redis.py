@@ -23,7 +23,7 @@ from redis.exceptions import (
 )
 
 from app.components.worker.client import worker_client
-from app.core.config import settings
+from app.core.config import WORKER_QUEUES, settings
 from app.core.errors import explain
 from app.core.redis import (
     RESPONSE_SECONDS,
@@ -33,6 +33,11 @@ from app.core.redis import (
     find_weakness,
     redis_settings,
 )
+from app.services.health import check_redis
+from app.services.history import read_rows
+from app.services.job_list import list_jobs
+from app.services.job_lookup import find
+from app.services.malformed import discard_malformed
 from tests.support import QUEUE
 
 
@@ -351,3 +356,45 @@ async def test_a_connection_that_breaks_after_watch(redis: ArqRedis, question: s
         await redis.client_kill_filter(_type="normal", skipme=True)
         with pytest.raises(WatchError):
             await pipe.get("other")
+
+
+@asynccontextmanager
+async def user_with(redis: ArqRedis, *rights: str) -> AsyncIterator[ArqRedis]:
+    """A client of a user who has every right but those that are taken away."""
+    await redis.execute_command(  # type: ignore[no-untyped-call]
+        *("ACL", "SETUSER", "lacking", "reset", "on", ">word", "~*", "&*", "+@all", *rights)
+    )
+    path = settings.redis_settings.unix_socket_path
+    async with create_client(redis_settings(f"unix://lacking:word@{path}")) as client:
+        yield client
+    await redis.acl_deluser("lacking")
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [["-zadd"], ["-psetex"], ["-exists"], ["-evalsha"], ["-@write"], ["resetkeys", "~arq:queue:*"]],
+    ids=str,
+)
+async def test_a_user_who_may_not_enqueue_is_not_ready(redis: ArqRedis, rights: list[str]) -> None:
+    async with user_with(redis, *rights) as client:
+        check = await check_redis(client)
+    assert check.status == "fail"
+    assert "refuses a right" in str(check.output)
+    assert (await check_redis(redis)).status == "pass"
+    assert not await redis.zcard("arq:queue:system")
+
+
+async def test_a_right_that_is_missing_makes_no_job_malformed_or_unknown(redis: ArqRedis) -> None:
+    queue_name = WORKER_QUEUES["system"]["queue_name"]
+    await redis.enqueue_job("system_health_check", _job_id="good", _queue_name=queue_name)
+    async with user_with(redis, "-get", "-mget") as client:
+        with pytest.raises(NoPermissionError):
+            await discard_malformed(client, queue_name)
+        with pytest.raises(NoPermissionError):
+            await list_jobs(client)
+        with pytest.raises(NoPermissionError):
+            await find(client, "good")
+    assert await redis.zscore(queue_name, "good")
+    async with user_with(redis, "-hgetall") as client:
+        with pytest.raises(NoPermissionError):
+            await read_rows(client, ["system"])

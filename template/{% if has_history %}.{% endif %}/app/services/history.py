@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from app.core import keys
 from app.core.serializer import Result, context_of, message_of
-from app.services.jobs import ABORTED, JobState, to_count, to_time
+from app.services.jobs import ABORTED, JobState, or_unreadable, to_count, to_time
 from app.services.queues import show_queue
 
 # How many batches of ended jobs are kept, for how long in milliseconds, and how many jobs of one
@@ -153,7 +153,7 @@ async def read_rows(
         for start in starts:
             pipe.hgetall(keys.history_row(seconds, start))
         replies = await pipe.execute(raise_on_error=False)
-    hashes = [reply if isinstance(reply, dict) else {} for reply in replies]
+    hashes = [reply if isinstance(reply, dict) else {} for reply in map(or_unreadable, replies)]
     return {
         queue: [
             _read_row(start, queue, fields) for start, fields in zip(starts, hashes, strict=True)

@@ -78,7 +78,7 @@ async def _list_waiting(redis: ArqRedis, queue: str, state: str | None) -> list[
         pipe.mget([retry_key_prefix.encode() + job_id for job_id in ids])
         for job_id in ids:
             pipe.getrange(job_key_prefix.encode() + job_id, 0, HEAD_BYTES)
-        running, tries, *heads = await pipe.execute(raise_on_error=False)
+        running, tries, *heads = map(or_unreadable, await pipe.execute(raise_on_error=False))
     return [
         _summarize(queue, *parts)
         for parts in zip(ids, (score for _, score in scores), running, tries, heads, strict=True)
@@ -99,7 +99,7 @@ def _summarize(
         id=show_id(job_id),
         state=state,
         queue=queue,
-        task=_read_task(head) if isinstance(head, bytes) else None,
+        task=_read_task(head),
         tries=to_count(tries),
         due=to_time(score),
     )

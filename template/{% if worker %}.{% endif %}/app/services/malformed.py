@@ -17,7 +17,7 @@ from arq.utils import timestamp_ms
 from app.core import keys
 from app.core.serializer import TaskError, serialize
 from app.services.dead_letters import keep
-from app.services.jobs import UNKNOWN_TASK, show_id
+from app.services.jobs import UNKNOWN_TASK, or_unreadable, show_id
 
 # How many of the next jobs of a queue are looked at: a worker takes no more in a poll.
 MAX_JOBS = 1000
@@ -49,7 +49,8 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
             pipe.type(job_key_prefix.encode() + job_id)
             pipe.get(retry_key_prefix.encode() + job_id)
             pipe.pttl(in_progress_key_prefix.encode() + job_id)
-        values = await pipe.execute(raise_on_error=False)
+        # Any other error says nothing about a job.
+        values = [or_unreadable(value) for value in await pipe.execute(raise_on_error=False)]
     for job_id, kind, tries, lock_ms in zip(
         next_jobs, values[::3], values[1::3], values[2::3], strict=True
     ):
