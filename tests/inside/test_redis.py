@@ -398,3 +398,11 @@ async def test_a_right_that_is_missing_makes_no_job_malformed_or_unknown(redis: 
     async with user_with(redis, "-hgetall") as client:
         with pytest.raises(NoPermissionError):
             await read_rows(client, ["system"])
+
+
+async def test_a_connection_with_an_unread_reply_is_not_used(redis: ArqRedis) -> None:
+    connection = await redis.connection_pool.get_connection()
+    await connection.send_command("PING")
+    await asyncio.sleep(0.1)
+    await redis.connection_pool.release(connection)
+    assert await redis.echo("word") == b"word"

@@ -222,13 +222,23 @@ class PatientPool(ConnectionPool):
         """Return a connection that is open, for one caller."""
         connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.retry.call_with_retry(
-                partial(self.ensure_connection, connection), lambda _: connection.disconnect()
-            )
+            if not await _is_ready(connection):
+                await connection.disconnect()
+                await connection.retry.call_with_retry(
+                    partial(self.ensure_connection, connection), lambda _: connection.disconnect()
+                )
         except BaseException:
             await self.release(connection)
             raise
         return connection
+
+
+async def _is_ready(connection: AbstractConnection) -> bool:
+    """Say whether a connection is open, and holds no reply to an earlier command."""
+    try:
+        return connection.is_connected and not await connection.can_read_destructive()
+    except (RedisConnectionError, OSError):
+        return False
 
 
 class MasterConnection(SentinelManagedConnection):
