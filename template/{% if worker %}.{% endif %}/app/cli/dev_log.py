@@ -23,7 +23,7 @@ LONG_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{26}\b")
 TIME = re.compile(r"^\[?\d\d:\d\d:\d\d[]:] ")
 # The client's address in the lines of uvicorn.
 CLIENT = re.compile(r"^\S+:\d+ - ")
-NOISE = ("recording health: ", "cron:watch_health:")
+NOISE = ("recording health: ", "→ cron:watch_health", "← cron:watch_health")
 # The line has these elsewhere, or the job's first line has them.
 SHOWN = {"event", "level", "logger", "timestamp", "exception", "job_id", "job_try", "queue", "task"}
 
