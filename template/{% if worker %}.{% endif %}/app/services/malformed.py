@@ -36,7 +36,8 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
     of another type. Keys of the project that have another type, such as a queue, and ids to abort
     that are not UTF-8, are deleted.
     """
-    await discard_other_types(redis, {queue_name: "zset", abort_jobs_ss: "zset", **keys.TYPES})
+    await discard_other_types(redis, keys.TYPES)
+    await discard_other_types(redis, {queue_name: "zset", abort_jobs_ss: "zset"})
     aborts = [job_id for job_id in await redis.zrange(abort_jobs_ss, 0, -1) if not _is_text(job_id)]
     if aborts:
         await redis.zrem(abort_jobs_ss, *aborts)
