@@ -28,14 +28,15 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
+    AuthenticationError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
     WatchError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.redis_url import TLS_OPTIONS, parse_url
@@ -115,6 +116,9 @@ class Patience(Retry):
         while True:
             try:
                 return await in_time(do, self.response_seconds)
+            except AuthenticationError:
+                # redis-py takes a wrong password for a connection that failed.
+                raise
             except PASSING_ERRORS as error:
                 await fail(error)  # type: ignore[arg-type]
                 waited = loop.time() - start

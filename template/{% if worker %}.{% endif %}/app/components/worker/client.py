@@ -30,10 +30,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.components.worker.claims import Claim, Claims
 from app.components.worker.transactions import Transactions
+from app.core import keys
 from app.core.config import settings
 from app.core.redis import (
     PASSING_ERRORS,
     PATIENCE_SECONDS,
+    STOP_SECONDS,
     Client,
     Patience,
     SafePipeline,
@@ -128,6 +130,15 @@ class WorkerRedis(Client):
                 raise
             self.claims.found_malformed = True
             return 0
+
+    async def delete(self, *names: Any) -> Any:
+        """Be less patient from arq's `close` on, which begins with this request.
+
+        `startup` sees to it too, but a worker may be stopped while it waits to start.
+        """
+        if names == (keys.sentinel(self.default_queue_name),):
+            self.set_retry(Patience(STOP_SECONDS))
+        return await super().delete(*names)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """Return a pipeline that asks Redis only for what is not known yet."""
