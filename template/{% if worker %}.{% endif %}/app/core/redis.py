@@ -102,6 +102,7 @@ class Patience(Retry):
         super().__init__(NoBackoff(), 0)
         self.seconds = seconds
         self.response_seconds = response_seconds
+        self.has_answered = False
 
     def __deepcopy__(self, _: dict[int, Any]) -> Self:
         """Be the same for all connections, so that `seconds` can be changed while they wait."""
@@ -115,18 +116,21 @@ class Patience(Retry):
         start, pause, has_told = loop.time(), 0.05, False
         while True:
             try:
-                return await in_time(do, self.response_seconds)
-            except AuthenticationError:
-                # redis-py takes a wrong password for a connection that failed.
-                raise
+                reply = await in_time(do, self.response_seconds)
             except PASSING_ERRORS as error:
                 await fail(error)  # type: ignore[arg-type]
+                # A password that has never been right is not on its way to be replaced.
+                if isinstance(error, AuthenticationError) and not self.has_answered:
+                    raise
                 waited = loop.time() - start
                 if waited + pause > self.seconds:
                     raise
                 if waited > 1 and not has_told:
                     has_told = True
                     log.warning("%s Waiting for up to %d s.", _explain(error), self.seconds)
+            else:
+                self.has_answered = True
+                return reply
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1)
 
