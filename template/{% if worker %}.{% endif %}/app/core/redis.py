@@ -102,7 +102,7 @@ class Patience(Retry):
         super().__init__(NoBackoff(), 0)
         self.seconds = seconds
         self.response_seconds = response_seconds
-        self.has_answered = False
+        self.has_logged_in = False
 
     def __deepcopy__(self, _: dict[int, Any]) -> Self:
         """Be the same for all connections, so that `seconds` can be changed while they wait."""
@@ -116,11 +116,11 @@ class Patience(Retry):
         start, pause, has_told = loop.time(), 0.05, False
         while True:
             try:
-                reply = await in_time(do, self.response_seconds)
+                return await in_time(do, self.response_seconds)
             except PASSING_ERRORS as error:
                 await fail(error)  # type: ignore[arg-type]
-                # A password that has never been right is not on its way to be replaced.
-                if isinstance(error, AuthenticationError) and not self.has_answered:
+                # A password that has never been right will not be right soon.
+                if isinstance(error, AuthenticationError) and not self.has_logged_in:
                     raise
                 waited = loop.time() - start
                 if waited + pause > self.seconds:
@@ -128,9 +128,6 @@ class Patience(Retry):
                 if waited > 1 and not has_told:
                     has_told = True
                     log.warning("%s Waiting for up to %d s.", _explain(error), self.seconds)
-            else:
-                self.has_answered = True
-                return reply
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1)
 
