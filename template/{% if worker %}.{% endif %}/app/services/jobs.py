@@ -85,8 +85,9 @@ def require_queue(queue: str) -> None:
 
 def suggest(name: str, names: Iterable[str]) -> str:
     """Return how a message about an unknown name ends: with the name that was meant, or all."""
-    close = get_close_matches(name, names := sorted(names), n=1)
-    return f": did you mean {close[0]!r}?" if close else f": there are {', '.join(names)}"
+    known = sorted(names)
+    close = get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": there are {', '.join(known)}"
 
 
 def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:

@@ -143,9 +143,9 @@ class Claims:
     async def _wait(self) -> None:
         """Wait until the queue has changed, or until the last claim said to look again."""
         self._is_woken = False
-        if self._look_again_ms <= timestamp_ms():
-            return
         seconds = (self._look_again_ms - timestamp_ms()) / 1000
+        if seconds <= 0:
+            return
         if not self._is_tracking:
             await asyncio.sleep(seconds)
             return

@@ -136,8 +136,10 @@ class WorkerRedis(Client):
 
         `startup` sees to it too, but a worker may be stopped while it waits to start.
         """
-        if names == (keys.sentinel(self.default_queue_name),):
-            self.set_retry(Patience(STOP_SECONDS))
+        patience = self.get_retry()
+        is_first = names == (keys.sentinel(self.default_queue_name),)
+        if is_first and isinstance(patience, Patience):
+            patience.seconds = STOP_SECONDS
         return await super().delete(*names)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
