@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES, settings
 from app.services import metrics
 from tests.conftest import API_KEY, Api
+from tests.inside.servers import free_port
 from tests.support import QUEUE, queue_of, run_burst, running
 
 
@@ -133,9 +133,7 @@ async def test_a_worker_serves_its_metrics(
 
 @pytest.fixture
 def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
+    return free_port()
 
 
 async def test_a_slow_job_is_warned_of_once(
