@@ -4,7 +4,6 @@ The recorder calls `remember` with all results of half a second: a worker of tho
 second writes a few commands, and nothing per job.
 """
 
-import asyncio
 import math
 from bisect import bisect_left
 from collections import Counter
@@ -19,8 +18,16 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
 
 from app.core import keys
-from app.core.serializer import Result, context_of, message_of
-from app.services.jobs import ABORTED, JobState, or_unreadable, to_count, to_time
+from app.core.serializer import Result, message_of
+from app.services.jobs import (
+    JobSummary,
+    add_outcome,
+    add_sending,
+    or_unreadable,
+    state_of,
+    to_count,
+    to_time,
+)
 from app.services.queues import show_queue
 
 # How many batches of ended jobs are kept, for how long in milliseconds, and how many jobs of one
@@ -41,22 +48,6 @@ TEN_MINUTES = (600, 3 * 24 * 3600)
 
 # The upper ends of the buckets of waits and run times, in milliseconds.
 BUCKETS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, math.inf)
-
-
-class JobSummary(BaseModel):
-    """A job as a list shows it."""
-
-    id: str
-    state: JobState
-    queue: str
-    task: str | None = None
-    tries: int = 0
-    enqueued: datetime | None = None
-    due: datetime | None = None
-    started: datetime | None = None
-    finished: datetime | None = None
-    error: str | None = None
-    request_id: str | None = None
 
 
 BATCH = TypeAdapter(list[JobSummary])
@@ -82,8 +73,8 @@ def remember(results: Sequence[Result], pipe: Pipeline) -> None:
     """Add results to the history: an observer of the recorder."""
     for result in results:
         if result.data["f"].startswith("cron:"):
-            state = state_of(result.data)
-            pipe.hset(keys.CRONS, result.data["f"], f"{state} {result.data['ft']}")
+            ended = f"{state_of(result.data)} {result.data['ft']}"
+            pipe.hset(keys.CRONS, result.data["f"], ended)
     # It would hide what else runs.
     results = [result for result in results if result.data["f"] != WATCH]
     _count(results, pipe)
@@ -172,13 +163,6 @@ def percentile(buckets: Sequence[int], share: float) -> float | None:
     return None
 
 
-def state_of(data: dict[str, Any]) -> JobState:
-    """Return how the job of a result has ended."""
-    if data["s"]:
-        return "succeeded"
-    return "aborted" if isinstance(data["r"], asyncio.CancelledError) else "failed"
-
-
 async def or_empty(reading: Any, empty: Any) -> Any:
     """Return what a command reads, or `empty` if its key has another type."""
     try:
@@ -212,25 +196,13 @@ def _row_key(seconds: int, time: int) -> str:
 
 
 def _summarize(data: dict[str, Any]) -> JobSummary:
-    state = state_of(data)
-    return JobSummary(
-        id=data["id"],
-        state=state,
-        queue=show_queue(data["q"]),
-        task=data["f"] if data["f"] != "<unknown>" else None,
-        tries=data["t"],
-        enqueued=to_time(data["et"]),
-        started=to_time(data["st"]),
-        finished=to_time(data["ft"]),
-        error=None if state == "succeeded" else _describe(data["r"])[:MAX_ERROR_CHARS],
-        request_id=context_of(data).get("request_id"),
-    )
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return ABORTED
-    return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
+    job = JobSummary(id=data["id"], state=state_of(data))
+    add_sending(job, data)
+    add_outcome(job, data)
+    if job.state == "failed":
+        error = f"{type(data['r']).__name__}: {message_of(data['r'])}".removesuffix(": ")
+        job.error = error[:MAX_ERROR_CHARS]
+    return job
 
 
 def _read_batch(raw: bytes) -> list[JobSummary]:

@@ -1,17 +1,17 @@
 """The list of jobs: those that wait or run, and those that ended lately."""
 
-from typing import Any
-
 import msgpack
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from arq.utils import timestamp_ms
 
 from app.core.config import WORKER_QUEUES
-from app.services.history import JobSummary, list_ended
+from app.services.history import list_ended
+from app.services.job_lookup import waiting_state
 from app.services.jobs import (
     UNREADABLE,
     JobState,
+    JobSummary,
     or_unreadable,
     require_queue,
     show_id,
@@ -78,31 +78,18 @@ async def _list_waiting(redis: ArqRedis, queue: str, state: str | None) -> list[
         pipe.mget([retry_key_prefix.encode() + job_id for job_id in ids])
         for job_id in ids:
             pipe.getrange(job_key_prefix.encode() + job_id, 0, HEAD_BYTES)
-        running, tries, *heads = map(or_unreadable, await pipe.execute(raise_on_error=False))
+        locks, tries, *heads = map(or_unreadable, await pipe.execute(raise_on_error=False))
     return [
-        _summarize(queue, *parts)
-        for parts in zip(ids, (score for _, score in scores), running, tries, heads, strict=True)
+        JobSummary(
+            id=show_id(job_id),
+            state=waiting_state(lock, count, score),
+            queue=queue,
+            task=_read_task(head),
+            tries=to_count(count),
+            due=to_time(score),
+        )
+        for (job_id, score), lock, count, head in zip(scores, locks, tries, heads, strict=True)
     ]
-
-
-def _summarize(
-    queue: str, job_id: bytes, score: float, running: Any, tries: Any, head: Any
-) -> JobSummary:
-    state: JobState = "queued"
-    if running:
-        state = "running"
-    elif tries:
-        state = "retrying"
-    elif score > timestamp_ms():
-        state = "deferred"
-    return JobSummary(
-        id=show_id(job_id),
-        state=state,
-        queue=queue,
-        task=_read_task(head),
-        tries=to_count(tries),
-        due=to_time(score),
-    )
 
 
 def _read_task(head: bytes) -> str | None:

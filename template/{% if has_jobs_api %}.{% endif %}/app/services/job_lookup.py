@@ -22,7 +22,9 @@ from app.services.jobs import (
     Job,
     JobConflictError,
     JobNotFoundError,
-    add_payload,
+    JobState,
+    add_arguments,
+    add_sending,
     check_size,
     or_unreadable,
     read_result,
@@ -42,47 +44,7 @@ async def find(redis: ArqRedis, job_id: str) -> Job:
         JobNotFoundError: There is no such job.
         TooLargeError: The job or its result is larger than `MAX_SHOWN_BYTES`.
     """
-    names = [queue["queue_name"] for queue in WORKER_QUEUES.values()]
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.getrange(job_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
-        pipe.getrange(result_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
-        pipe.hget(keys.LETTERS, job_id)
-        pipe.exists(in_progress_key_prefix + job_id)
-        pipe.get(retry_key_prefix + job_id)
-        for name in names:
-            pipe.zscore(name, job_id)
-        payload, result, letter, in_progress, tries, *scores = await pipe.execute(
-            raise_on_error=False
-        )
-    payload, result = or_unreadable(payload), or_unreadable(result)
-    queued = [
-        (name, score) for name, score in zip(names, scores, strict=True) if isinstance(score, float)
-    ]
-    if not queued:
-        # A dead letter outlives the result that it was.
-        raw = result or (letter if isinstance(letter, bytes) else b"")
-        if not raw:
-            raise JobNotFoundError(f"there is no job {job_id!r}, or its result has expired")
-        check_size(job_id, raw)
-        return read_result(job_id, raw)
-
-    check_size(job_id, payload)
-    name, score = queued[0]
-    job = Job(id=job_id, state="queued", queue=show_queue(name), due=to_time(score))
-    job.tries = to_count(tries)
-    if in_progress:
-        job.state = "running"
-    elif not payload:
-        job.state, job.error = "failed", "the job expired before a worker took it"
-    elif tries:
-        job.state = "retrying"
-    elif score > timestamp_ms():
-        job.state = "deferred"
-    if payload:
-        try:
-            add_payload(job, deserialize(payload))
-        except Exception as error:
-            job.error = f"unreadable job ({type(error).__name__}): a worker will refuse it"
+    job, _ = await _look_up(redis, job_id)
     return job
 
 
@@ -96,14 +58,9 @@ async def load_call(redis: ArqRedis, job_id: str) -> tuple[str, str, list[Any], 
         JobNotFoundError: There is no such job.
         TooLargeError: As `find`.
     """
-    job = await find(redis, job_id)
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.get(job_key_prefix + job_id)
-        pipe.get(result_key_prefix + job_id)
-        pipe.hget(keys.LETTERS, job_id)
-        found = await pipe.execute(raise_on_error=False)
+    job, raw = await _look_up(redis, job_id)
     try:
-        data = deserialize(next((raw for raw in found if isinstance(raw, bytes)), b""))
+        data = deserialize(raw)
         require_shape(data)
     except ValueError as error:
         raise InvalidJobError("id", f"the job {job_id!r} cannot be read: {error}") from None
@@ -126,3 +83,54 @@ async def abort(redis: ArqRedis, job_id: str) -> Job:
             return await find(redis, job_id)
     job = await find(redis, job_id)
     raise JobConflictError(f"the job {job_id!r} has {job.state} already")
+
+
+def waiting_state(is_running: object, tries: object, due_ms: float) -> JobState:
+    """Return the state of a job in a queue: whether it is locked, was tried before, or is due."""
+    if is_running:
+        return "running"
+    if tries:
+        return "retrying"
+    return "deferred" if due_ms > timestamp_ms() else "queued"
+
+
+async def _look_up(redis: ArqRedis, job_id: str) -> tuple[Job, bytes]:
+    """Return a job, and the bytes that it was read from: those of its result or of itself."""
+    names = [queue["queue_name"] for queue in WORKER_QUEUES.values()]
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.getrange(job_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
+        pipe.getrange(result_key_prefix + job_id, 0, MAX_SHOWN_BYTES)
+        pipe.hget(keys.LETTERS, job_id)
+        pipe.exists(in_progress_key_prefix + job_id)
+        pipe.get(retry_key_prefix + job_id)
+        for name in names:
+            pipe.zscore(name, job_id)
+        payload, result, letter, in_progress, tries, *scores = await pipe.execute(
+            raise_on_error=False
+        )
+    payload, result = or_unreadable(payload), or_unreadable(result)
+    queued = [
+        (name, score) for name, score in zip(names, scores, strict=True) if isinstance(score, float)
+    ]
+    if not queued:
+        # A dead letter outlives the result that it was.
+        raw = result or (letter if isinstance(letter, bytes) else b"")
+        if not raw:
+            raise JobNotFoundError(f"there is no job {job_id!r}, or its result has expired")
+        check_size(job_id, raw)
+        return read_result(job_id, raw), raw
+
+    check_size(job_id, payload)
+    name, score = queued[0]
+    job = Job(id=job_id, state=waiting_state(in_progress, tries, score), queue=show_queue(name))
+    job.due, job.tries = to_time(score), to_count(tries)
+    if payload:
+        try:
+            data = deserialize(payload)
+            add_sending(job, data)
+            add_arguments(job, data)
+        except Exception as error:
+            job.error = f"unreadable job ({type(error).__name__}): a worker will refuse it"
+    elif not in_progress:
+        job.state, job.error = "failed", "the job expired before a worker took it"
+    return job, payload

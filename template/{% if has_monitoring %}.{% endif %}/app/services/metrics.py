@@ -23,13 +23,14 @@ from prometheus_client.registry import Collector
 from redis.asyncio.client import Pipeline
 
 from app.core.serializer import Result
-from app.services import history
+from app.services.history import BUCKETS
+from app.services.jobs import UNKNOWN_TASK, state_of
 from app.services.queues import QueueStatus, show_queue
 
 OUTCOMES = ("succeeded", "failed", "retried", "aborted", "expired")
 UNKNOWN = "unknown"
 # The upper ends of the buckets, in seconds: those of the history.
-SECONDS = [end / 1000 for end in history.BUCKETS]
+SECONDS = [end / 1000 for end in BUCKETS]
 
 # The time at which each series was made doubles their number, and nothing asks for it.
 disable_created_metrics()
@@ -199,6 +200,6 @@ def _known(queue: str, task: str) -> str:
 
 def _outcome(data: dict[str, Any]) -> str:
     # arq's words for a job whose bytes had expired; it does not know the task then.
-    if data["f"] == "<unknown>" and str(data["r"]) == "job expired":
+    if data["f"] == UNKNOWN_TASK and str(data["r"]) == "job expired":
         return "expired"
-    return history.state_of(data)
+    return state_of(data)

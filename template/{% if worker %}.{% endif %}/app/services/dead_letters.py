@@ -4,7 +4,6 @@ A letter is the failed result that arq wrote, byte for byte, under the id of its
 only while that result is there, so that a late letter does not bring back a job that was requeued.
 """
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Annotated, Any, Self
@@ -30,6 +29,7 @@ from app.services.jobs import (
     check_size,
     read_result,
     show_id,
+    state_of,
 )
 
 MAX_LETTERS = 10_000
@@ -94,11 +94,7 @@ def record(results: Sequence[Result], pipe: Pipeline) -> None:
     It is kept once its result is in Redis, and only while it is the job's result.
     """
     for data, raw in results:
-        if not (
-            data["s"]
-            or isinstance(data["r"], asyncio.CancelledError)
-            or data["id"].startswith(keys.BULK_PREFIX)
-        ):
+        if state_of(data) == "failed" and not data["id"].startswith(keys.BULK_PREFIX):
             queue_script(pipe, "record_letter", *_letter(data["id"].encode(), raw, data["ft"]))
 
 

@@ -26,29 +26,32 @@ MAX_DIGITS = 15
 UNREADABLE = b"\xc1"
 # arq's name for the task of a job that it could not read.
 UNKNOWN_TASK = "<unknown>"
-# The error of a job that was aborted.
-ABORTED = "aborted on request"
 
 
-class Job(BaseModel):
-    """A job. Arguments and result are plain JSON: bytes are base64, a secret is asterisks."""
+class JobSummary(BaseModel):
+    """A job as a list shows it."""
 
     id: str
     state: JobState
     queue: str | None = None
     task: str | None = None
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
     tries: int = 0
     enqueued: datetime | None = None
     due: datetime | None = None
     started: datetime | None = None
     finished: datetime | None = None
-    result: Any = None
     error: str | None = None
-    traceback: str | None = None
     # Of the request that enqueued it.
     request_id: str | None = None
+
+
+class Job(JobSummary):
+    """A job. Arguments and result are plain JSON: bytes are base64, a secret is asterisks."""
+
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    result: Any = None
+    traceback: str | None = None
 
 
 class JobError(Exception):
@@ -95,18 +98,14 @@ def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:
     job = Job(id=job_id, state="failed")
     try:
         data = deserialize(raw)
-        if not with_arguments:
-            data |= {"a": [], "k": {}}
-        add_payload(job, data)
-        job.queue, job.tries = show_queue(str(data["q"])), int(data["t"])
-        job.started, job.finished = to_time(data["st"]), to_time(data["ft"])
-        outcome = data["r"]
-        if data["s"]:
-            job.state, job.result = "succeeded", to_json(outcome)
-        elif isinstance(outcome, asyncio.CancelledError):
-            job.state, job.error = "aborted", ABORTED
-        else:
-            job.error, job.traceback = str(outcome), getattr(outcome, "traceback", None) or None
+        add_sending(job, data)
+        add_outcome(job, data)
+        if with_arguments:
+            add_arguments(job, data)
+        if job.state == "succeeded":
+            job.result = to_json(data["r"])
+        elif job.state == "failed":
+            job.error, job.traceback = str(data["r"]), getattr(data["r"], "traceback", None) or None
     except Exception as error:
         # Whatever another program has written harms this record only.
         reason = f"unreadable result ({type(error).__name__}): it was not written by a worker"
@@ -114,13 +113,33 @@ def read_result(job_id: str, raw: bytes, *, with_arguments: bool = True) -> Job:
     return job
 
 
-def add_payload(job: Job, data: dict[str, Any]) -> None:
-    """Add what arq wrote when the job was sent."""
+def state_of(data: dict[str, Any]) -> JobState:
+    """Return how the job of a result has ended."""
+    if data["s"]:
+        return "succeeded"
+    return "aborted" if isinstance(data["r"], asyncio.CancelledError) else "failed"
+
+
+def add_sending(job: JobSummary, data: dict[str, Any]) -> None:
+    """Add what arq wrote when the job was sent, without its arguments."""
     job.task = str(data["f"]) if data["f"] != UNKNOWN_TASK else None
-    job.args = [to_json(value) for value in data["a"]]
-    job.kwargs = {str(name): to_json(value) for name, value in data["k"].items()}
     job.enqueued = to_time(data["et"])
     job.request_id = context_of(data).get("request_id")
+
+
+def add_arguments(job: Job, data: dict[str, Any]) -> None:
+    """Add the arguments that the job was sent with."""
+    job.args = [to_json(value) for value in data["a"]]
+    job.kwargs = {str(name): to_json(value) for name, value in data["k"].items()}
+
+
+def add_outcome(job: JobSummary, data: dict[str, Any]) -> None:
+    """Add what arq wrote when the job ended, without what it returned or raised."""
+    job.state = state_of(data)
+    job.queue, job.tries = show_queue(str(data["q"])), int(data["t"])
+    job.started, job.finished = to_time(data["st"]), to_time(data["ft"])
+    if job.state == "aborted":
+        job.error = "aborted on request"
 
 
 def to_json(value: object) -> Any:

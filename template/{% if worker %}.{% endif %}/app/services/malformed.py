@@ -1,7 +1,7 @@
 """Malformed jobs: what would end arq's worker each time it starts becomes a dead letter instead."""
 
 import math
-from typing import Any
+import re
 
 import structlog
 from arq.connections import ArqRedis
@@ -22,7 +22,8 @@ from app.services.jobs import UNKNOWN_TASK, or_unreadable, show_id
 # How many of the next jobs of a queue are looked at: a worker takes no more in a poll.
 MAX_JOBS = 1000
 RESULT_SECONDS = 3600
-MAX_TRIES_DIGITS = 9
+# A count of tries that arq can read and increment.
+TRIES = re.compile(rb"[0-9]{1,9}")
 # What PTTL returns for a key without an expiry.
 LASTS_FOREVER = -1
 
@@ -36,8 +37,7 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
     of another type. Keys of the project that have another type, such as a queue, and ids to abort
     that are not UTF-8, are deleted.
     """
-    await discard_other_types(redis, keys.TYPES)
-    await discard_other_types(redis, {queue_name: "zset", abort_jobs_ss: "zset"})
+    await discard_other_types(redis, {**keys.TYPES, queue_name: "zset", abort_jobs_ss: "zset"})
     aborts = [job_id for job_id in await redis.zrange(abort_jobs_ss, 0, -1) if not _is_text(job_id)]
     if aborts:
         await redis.zrem(abort_jobs_ss, *aborts)
@@ -58,7 +58,8 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
         if lock_ms == LASTS_FOREVER:
             # No worker wrote it: none would ever run the job.
             await redis.delete(in_progress_key_prefix.encode() + job_id)
-        if kind not in (b"string", b"none") or not _is_count(tries):
+        is_count = tries is None or TRIES.fullmatch(tries)
+        if kind not in (b"string", b"none") or not is_count:
             malformed.add(job_id)
     for job_id in malformed:
         await _discard(redis, queue_name, job_id)
@@ -67,8 +68,12 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
 
 async def discard_other_types(redis: ArqRedis, types: dict[str, str]) -> None:
     """Delete the keys that have another type than this: what reads and writes them would fail."""
-    for name, kind in types.items():
-        if await redis.type(name) not in (kind.encode(), b"none"):
+    async with redis.pipeline(transaction=False) as pipe:
+        for name in types:
+            pipe.type(name)
+        found = await pipe.execute()
+    for name, kind in zip(types, found, strict=True):
+        if kind not in (types[name].encode(), b"none"):
             log.warning("deleted a key of another type", key=name)
             await redis.delete(name)
 
@@ -91,14 +96,4 @@ async def _discard(redis: ArqRedis, queue_name: str, job_id: bytes) -> None:
 
 
 def _is_text(job_id: bytes) -> bool:
-    try:
-        job_id.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_count(tries: Any) -> bool:
-    if tries is None:
-        return True
-    return isinstance(tries, bytes) and tries.isdigit() and len(tries) <= MAX_TRIES_DIGITS
+    return show_id(job_id).encode() == job_id

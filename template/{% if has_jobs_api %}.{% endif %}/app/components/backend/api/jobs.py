@@ -16,10 +16,9 @@ from app.components.worker.enqueue_by_name import (
     enqueue_by_name,
     list_examples,
 )
-from app.services.history import JobSummary
 from app.services.job_list import list_jobs
 from app.services.job_lookup import abort, find
-from app.services.jobs import Job, JobState
+from app.services.jobs import Job, JobState, JobSummary
 from app.services.queues import QueueStatus, list_queues
 
 MAX_DELAY_SECONDS = 30 * 24 * 3600
