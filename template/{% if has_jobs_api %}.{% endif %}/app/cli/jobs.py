@@ -8,22 +8,20 @@ import typer
 from arq.connections import ArqRedis
 
 from app.cli.client import with_client
-from app.cli.output import print_job, print_json, print_table
-from app.components.worker.arguments import convert
+from app.cli.output import AsJson, print_job, print_jobs, print_json
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.components.worker.lookup import find_task
-from app.core.ages import show_age
+from app.components.worker.texts import read_texts
 from app.core.log import escape
 from app.services import job_lookup
 from app.services.job_list import list_jobs
-from app.services.jobs import InvalidJobError, Job, JobState
+from app.services.jobs import Job, JobState
 
 POLL_SECONDS = 0.1
 ENDED = ("succeeded", "failed", "aborted")
 
 app = typer.Typer(help="Run jobs, and look at them.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print what the API returns.")]
 Queue = Annotated[str | None, typer.Option(help="Only of this queue.")]
 Task = Annotated[str | None, typer.Option(help="Only of this task.")]
 State = Annotated[JobState | None, typer.Option(help="Only in this state.")]
@@ -44,7 +42,7 @@ def run(
     args, kwargs = _read_arguments(context.args)
 
     async def send(redis: ArqRedis) -> Job:
-        _fit(find_task(queue, task), args, kwargs)
+        read_texts(find_task(queue, task), args, kwargs)
         job = await enqueue_by_name(redis, queue, task, args, kwargs)
         while wait and job.state not in ENDED:
             await asyncio.sleep(POLL_SECONDS)
@@ -83,21 +81,7 @@ def list_(
     if as_json:
         print_json([job.model_dump(mode="json") for job in found])
         return
-    print_table(
-        ("id", "age", "state", "queue", "task", "error"),
-        (
-            (
-                job.id,
-                show_age(job.finished or job.due),
-                job.state,
-                job.queue,
-                job.task or "-",
-                job.error or "",
-            )
-            for job in found
-        ),
-        "No job matches.",
-    )
+    print_jobs(found, ("id", "age", "state", "queue", "task", "error"), "No job matches.")
 
 
 @app.command()
@@ -143,20 +127,3 @@ def _read_arguments(words: list[str]) -> tuple[list[str], dict[str, str]]:
             raise typer.BadParameter(f"--{escape(name)} is there twice.")
         kwargs[name] = value
     return args, kwargs
-
-
-def _fit(task: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Read those of the arguments as JSON that a task does not take as text."""
-    while True:
-        try:
-            convert(task, args, kwargs)
-            return
-        except InvalidJobError as error:
-            kind, _, name = error.parameter.partition(".")
-            values: Any = args if kind == "args" else kwargs
-            at = int(name) if name.isdecimal() else name
-            try:
-                values[at] = json.loads(values[at])
-            except (LookupError, TypeError, ValueError):
-                # It is missing, is JSON already, or is none.
-                raise error from None

@@ -13,14 +13,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app import NAME
 from app.cli.client import with_client
-from app.cli.output import print_json, print_table
+from app.cli.output import AsJson, print_json, print_table
 from app.components.worker import queues
 from app.core.ages import show_age
 from app.core.errors import explain
 from app.core.log import escape
 from app.services import load_test, load_test_report
 from app.services.load_test import Collector, RunNotFoundError
-from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun, LoadTestType
+from app.services.load_test_report import (
+    LoadTest,
+    LoadTestReport,
+    LoadTestRun,
+    LoadTestType,
+    show_bar,
+)
 
 COMMAND = f"{NAME} load-test"
 EMPTY = f"No run is stored. Start one with `{COMMAND} io`."
@@ -41,7 +47,6 @@ def check_plot(path: Path | None) -> Path | None:
 
 
 Tasks = Annotated[int, typer.Option(help="How many jobs, 1 to 1,000,000.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Plot = Annotated[
     Path | None, typer.Option(callback=check_plot, help="Draw the run times to FILE.svg.")
 ]
@@ -76,7 +81,7 @@ def run(
     except ValidationError as error:
         option = str(error.errors()[0]["loc"][0]).removesuffix("_seconds").replace("_", "-")
         raise SystemExit(f"--{option}: {error.errors()[0]['msg']}.") from None
-    run: LoadTestRun = with_client(lambda redis: load_test.prepare(redis, test, queues.settings))
+    run = with_client(lambda redis: load_test.prepare(redis, test, queues.settings))
     show = f"`{COMMAND} results {run.id}`"
     try:
         with_client(lambda redis: load_test.start(redis, run))
@@ -85,7 +90,7 @@ def run(
             return
         if not as_json:
             _print_title(run)
-        report: LoadTestReport = with_client(lambda redis: _wait(redis, run))
+        report = with_client(lambda redis: _wait(redis, run))
     except KeyboardInterrupt:
         raise SystemExit(f"\nRun {run.id} goes on: see {show}.") from None
     except RedisError as error:
@@ -185,13 +190,12 @@ def _read(run_id: str | None) -> tuple[LoadTestRun, LoadTestReport]:
         run = await load_test.load_run(redis, newest)
         return run, await load_test.read_report(redis, run)
 
-    found: tuple[LoadTestRun, LoadTestReport] = with_client(read)
-    return found
+    return with_client(read)
 
 
 def _show(run: LoadTestRun, report: LoadTestReport, *, as_json: bool, plot: Path | None) -> None:
     if plot:
-        plot.write_text(_draw(report))
+        plot.write_text(load_test_report.draw_run_times(report))
     if as_json:
         print_json(_to_json(run, report))
     else:
@@ -214,8 +218,8 @@ def _print_report(report: LoadTestReport) -> None:
     ]
     print_table(("  ms", "p50", "p90", "p95", "p99", "max"), rows, "")
     most = max((count for _, count in report.histogram), default=0) or 1
-    for label, (_, count) in zip(_bars(report), report.histogram, strict=True):
-        _print_bar(f"run {label}", count / most, f"{count:,}")
+    for upper, count in report.histogram:
+        _print_bar(f"run {show_bar(upper)}", count / most, f"{count:,}")
     for part, share in report.busy.items():
         _print_bar(part, min(share, 1), f"{share:.0%} busy")
     for error, count in report.failures.items():
@@ -231,10 +235,6 @@ def _print_bar(label: str, share: float, value: str) -> None:
     _print_line(f"  {label:<16} {'#' * round(BAR_CHARS * share):<{BAR_CHARS}} {value}")
 
 
-def _bars(report: LoadTestReport) -> list[str]:
-    return [f"<= {upper:,} ms" if upper else "longer" for upper, _ in report.histogram]
-
-
 def _state(run: LoadTestRun) -> str:
     if run.report is None:
         return "no report" if run.is_over else "running"
@@ -245,17 +245,3 @@ def _state(run: LoadTestRun) -> str:
 
 def _to_json(run: LoadTestRun, report: LoadTestReport | None = None) -> dict[str, Any]:
     return run.model_copy(update={"report": report or run.report}).model_dump(mode="json")
-
-
-def _draw(report: LoadTestReport) -> str:
-    """Return the histogram of the run times as SVG that scales with its page."""
-    # Loading it takes a tenth of a second.
-    import leather
-
-    jobs = report.succeeded + report.failed
-    chart = leather.Chart(f"{jobs:,} jobs, {report.jobs_per_second:,.1f} jobs/s")
-    counts = [count for _, count in report.histogram] or [0]
-    chart.add_columns(list(zip(_bars(report) or ["-"], counts, strict=True)))
-    chart.add_x_axis(name="Run time")
-    chart.add_y_axis(name="Jobs")
-    return load_test_report.to_svg(chart, 400, "Run times")

@@ -255,8 +255,39 @@ def _figures(run: LoadTestRun, report: LoadTestReport) -> dict[str, float]:
     return figures
 
 
-def to_svg(chart: Any, height: int, label: str) -> str:
-    """Return a chart of leather, 800 units wide, that scales with its page."""
+def show_bar(upper: int | None) -> str:
+    """Return the name of a bar of the histogram, by its upper end in milliseconds."""
+    return f"<= {upper:,} ms" if upper else "longer"
+
+
+def draw_run_times(report: LoadTestReport) -> str:
+    """Return the histogram of the run times as SVG."""
+    # Loading it takes a tenth of a second.
+    import leather
+
+    jobs = report.succeeded + report.failed
+    chart = leather.Chart(f"{jobs:,} jobs, {report.jobs_per_second:,.1f} jobs/s")
+    bars = [(show_bar(upper), count) for upper, count in report.histogram]
+    chart.add_columns(bars or [("-", 0)])
+    return _to_svg(chart, 400, "Run times", x="Run time", y="Jobs")
+
+
+def draw_rates(runs: Sequence[tuple[LoadTestRun, LoadTestReport]]) -> str:
+    """Return a line for each run of the jobs per second that ended over time, as SVG."""
+    import leather
+
+    chart = leather.Chart()
+    for run, report in runs:
+        part = report.wall_seconds / max(len(report.timeline), 1)
+        line = [(at * part, count / part) for at, count in enumerate(report.timeline) if part]
+        chart.add_line(line or [(0, 0)], name=run.id)
+    return _to_svg(chart, 240, "Jobs per second over time", x="Seconds", y="Jobs/s")
+
+
+def _to_svg(chart: Any, height: int, label: str, *, x: str, y: str) -> str:
+    """Return a chart that scales with its page."""
+    chart.add_x_axis(name=x)
+    chart.add_y_axis(name=y)
     svg: str = chart.to_svg(width=800, height=height)
     size, box = f'width="800" height="{height}"', f'viewBox="0 0 800 {height}"'
     return svg.replace(size, f'{box} role="img" aria-label="{label}"', 1)

@@ -8,9 +8,8 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.client import with_client
-from app.cli.output import print_job, print_json, print_table
+from app.cli.output import AsJson, print_job, print_jobs, print_json
 from app.components.worker.lookup import check_job
-from app.core.ages import show_age
 from app.core.log import escape
 from app.services import dead_letters
 from app.services.dead_letters import MAX_AGE_SECONDS, MAX_LETTERS, Filter, Selection
@@ -19,14 +18,12 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 app = typer.Typer(help="Look at jobs that have failed for good.", no_args_is_help=True)
 
-
 Ids = Annotated[list[str] | None, typer.Argument(help="The ids of jobs.")]
 Queue = Annotated[str | None, typer.Option(help="Only of this queue.")]
 Task = Annotated[str | None, typer.Option(help="Only of this task.")]
 Age = Annotated[str, typer.Option(help="Only older ones, as in 90s, 15m, 12h or 7d.")]
 All = Annotated[bool, typer.Option("--all", help="All letters.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print what the API returns.")]
 
 
 @app.command("list")
@@ -41,20 +38,7 @@ def list_(
         hidden = {"args", "kwargs", "traceback"}
         print_json([letter.model_dump(mode="json", exclude=hidden) for letter in letters])
         return
-    print_table(
-        ("id", "age", "queue", "task", "error"),
-        (
-            (
-                letter.id,
-                show_age(letter.finished),
-                letter.queue or "-",
-                letter.task or "-",
-                letter.error,
-            )
-            for letter in letters
-        ),
-        "There are no dead letters.",
-    )
+    print_jobs(letters, ("id", "age", "queue", "task", "error"), "There are no dead letters.")
 
 
 @app.command()

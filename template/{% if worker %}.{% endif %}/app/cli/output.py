@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.core.ages import show_age
 from app.core.log import escape
 from app.services.jobs import Job
 
 STYLES = {"pass": "green", "succeeded": "green", "warn": "yellow", "fail": "red", "failed": "red"}
 # As long as the longest state, `succeeded`.
 SHORT_CHARS = 9
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API returns it.")]
 
 
 def print_json(value: Any) -> None:
@@ -33,6 +36,18 @@ def print_job(job: Job, *, as_json: bool) -> None:
             typer.echo(f"{name:<10} {shown}")
     for line in (job.traceback or "").splitlines():
         typer.echo(escape(line))
+
+
+def print_jobs(jobs: Iterable[Any], columns: Sequence[str], empty: str) -> None:
+    """Print a table of jobs with these of their fields, and how long ago each ended or was due."""
+    rows = [
+        [
+            show_age(job.finished or job.due) if column == "age" else getattr(job, column) or "-"
+            for column in columns
+        ]
+        for job in jobs
+    ]
+    print_table(columns, rows, empty)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:

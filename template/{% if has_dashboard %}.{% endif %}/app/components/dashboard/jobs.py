@@ -1,6 +1,6 @@
 """Jobs: a list with filters, one job with its timeline, and a form that sends one."""
 
-import json
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from starlette.exceptions import HTTPException
@@ -9,7 +9,9 @@ from starlette.responses import Response
 
 from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit
-from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
+from app.components.worker.enqueue_by_name import TaskDescription, describe_tasks, enqueue_by_name
+from app.components.worker.lookup import find_task
+from app.components.worker.texts import read_texts
 from app.services import job_lookup
 from app.services.job_list import list_jobs
 from app.services.jobs import InvalidJobError, Job, JobState
@@ -21,16 +23,16 @@ MAX_LISTED = 100
 
 async def show_list(request: Request) -> Response:
     """List the newest jobs that match the filters in the address."""
-    if job_id := request.query_params.get("id"):
-        return await show(request, job_id)
+    if request.query_params.get("id"):
+        return await show(request)
     filters = {name: request.query_params.get(name) or None for name in FILTERS}
     found = await list_jobs(request.state.redis, **filters, limit=MAX_LISTED)
     return render(request, "jobs", jobs=found, filters=filters, states=STATES, limit=MAX_LISTED)
 
 
-async def show(request: Request, job_id: str | None = None) -> Response:
+async def show(request: Request) -> Response:
     """Show all that is known of a job."""
-    job = await job_lookup.find(request.state.redis, job_id or request.query_params.get("id", ""))
+    job = await job_lookup.find(request.state.redis, request.query_params.get("id", ""))
     return render(request, "job", job=job)
 
 
@@ -44,31 +46,27 @@ async def abort(request: Request) -> Response:
 
 async def show_form(request: Request) -> Response:
     """Show the tasks, or the form of one that is made from its parameters."""
-    task = _find(request.query_params.get("queue"), request.query_params.get("task"))
+    task = _find(request.query_params)
     return render(request, "new_job", tasks=describe_tasks(), task=task, values={}, errors={})
 
 
 async def send(request: Request) -> Response:
     """Send a job with what the form of its task says."""
-    raw = await request.form()
-    task = _find(raw.get("queue"), raw.get("task"))
+    task = _find(await request.form())
     if task is None:
         raise HTTPException(422, "Choose a task.")
-    parameters = task.parameters["properties"].items()
-    names = [f"kwargs.{name}" for name, _ in parameters]
+    names = [f"kwargs.{name}" for name in task.parameters["properties"]]
     form = await read_form(request, "queue", "task", *names)
-    kwargs = {
-        name: _read(form[f"kwargs.{name}"], schema)
-        for name, schema in parameters
-        if form.get(f"kwargs.{name}")
+    kwargs: dict[str, Any] = {
+        name.removeprefix("kwargs."): form[name] for name in names if form.get(name)
     }
     try:
+        read_texts(find_task(task.queue, task.task), [], kwargs)
         job = await enqueue_by_name(request.state.redis, task.queue, task.task, [], kwargs)
     except InvalidJobError as error:
         errors = {error.parameter.removeprefix("kwargs."): str(error)}
-        return render(
-            request, "new_job", 422, tasks=describe_tasks(), task=task, values=form, errors=errors
-        )
+        tasks = describe_tasks()
+        return render(request, "new_job", 422, tasks=tasks, task=task, values=form, errors=errors)
     return _show_sent(request, job)
 
 
@@ -84,15 +82,7 @@ def _show_sent(request: Request, job: Job) -> Response:
     return redirect(request, "job", "The job is queued.", id=job.id)
 
 
-def _find(queue: object, name: object) -> Any:
-    tasks = describe_tasks()
-    return next((task for task in tasks if (task.queue, task.task) == (queue, name)), None)
-
-
-def _read(text: str, schema: dict[str, Any]) -> Any:
-    """Return what was filled in: as text where a parameter takes text, else as JSON."""
-    try:
-        return text if schema.get("type") == "string" else json.loads(text)
-    except ValueError:
-        # The task's own types say what is wrong with it.
-        return text
+def _find(names: Mapping[str, Any]) -> TaskDescription | None:
+    """Return the task that `queue` and `task` name."""
+    wanted = names.get("queue"), names.get("task")
+    return next((task for task in describe_tasks() if (task.queue, task.task) == wanted), None)

@@ -15,10 +15,8 @@ from app.components.dashboard.pages import render
 from app.core.config import settings
 
 MAX_SESSION_SECONDS = 8 * 3600
-# What a browser needs before sign-in.
-OPEN_PATHS = ("/ops/sign-in", "/ops/static/")
-# Where a viewer may send something.
-VIEWER_PATHS = ("/ops/sign-in", "/ops/sign-out")
+# What a browser may do without a key.
+OPEN_PATHS = ("/ops/sign-in", "/ops/sign-out", "/ops/static/")
 SAFE_METHODS = ("GET", "HEAD")
 
 log = structlog.stdlib.get_logger(__name__)
@@ -58,11 +56,12 @@ async def guard(request: Request, respond: RequestResponseEndpoint) -> Response:
     """Let a request through if its session may do what it asks for."""
     if is_cross_origin(request):
         return PlainTextResponse("This request came from another site.", 403)
-    role, path = request.session.get("role"), request.url.path
-    if not role and not path.startswith(OPEN_PATHS):
-        return RedirectResponse("/ops/sign-in", 303)
-    if role == "viewer" and request.method not in SAFE_METHODS and path not in VIEWER_PATHS:
-        return PlainTextResponse("The read-only key cannot change anything.", 403)
+    if not request.url.path.startswith(OPEN_PATHS):
+        role = request.session.get("role")
+        if not role:
+            return RedirectResponse("/ops/sign-in", 303)
+        if role == "viewer" and request.method not in SAFE_METHODS:
+            return PlainTextResponse("The read-only key cannot change anything.", 403)
     return await respond(request)
 
 

@@ -1,11 +1,11 @@
 // Fetches the page again every two seconds and replaces the parts marked data-live, each by its id.
 const PERIOD = 2000, MAX_PERIOD = 30000;
 const stale = document.getElementById("stale");
-let delay = PERIOD, since = null;
+let delay = PERIOD;
 
 // A part that a person is using stays as it is.
 function inUse(part) {
-  return part.contains(document.activeElement) || part.querySelector("details[open], input:checked");
+  return part.contains(document.activeElement) || part.querySelector("input:checked");
 }
 
 async function refresh() {
@@ -19,13 +19,11 @@ async function refresh() {
         if (fresh && !inUse(part) && fresh.outerHTML !== part.outerHTML) part.replaceWith(fresh);
       }
       delay = PERIOD;
-      since = null;
+      stale.textContent = "";
     } catch {
       delay = Math.min(delay * 2, MAX_PERIOD);
-      since ??= new Date().toLocaleTimeString();
+      stale.textContent ||= `Not updated since ${new Date().toLocaleTimeString()}.`;
     }
-    stale.hidden = since === null;
-    stale.textContent = since === null ? "" : `Not updated since ${since}.`;
   }
   setTimeout(refresh, delay);
 }

@@ -1,9 +1,7 @@
 """Load tests: start one, follow it, read its report, and compare two."""
 
-from collections.abc import Sequence
 from typing import get_args
 
-import leather
 from arq.connections import ArqRedis
 from arq.utils import timestamp_ms
 from markupsafe import Markup
@@ -15,13 +13,7 @@ from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit
 from app.components.worker import queues
 from app.services import load_test, load_test_report
-from app.services.load_test_report import (
-    LoadTest,
-    LoadTestReport,
-    LoadTestRun,
-    LoadTestType,
-    to_svg,
-)
+from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun, LoadTestType
 
 MAX_LISTED = 50
 
@@ -50,7 +42,9 @@ async def show(request: Request) -> Response:
     runs = [await _read(request, run_id) for run_id in ids]
     ended = [(run, report) for run, report, _ in runs if report]
     rows = load_test_report.compare(*ended) if len(ended) == 2 else []
-    return render(request, "load_test", runs=runs, rows=rows, chart=_draw(ended))
+    # It is made of numbers and ids of ours.
+    chart = Markup(load_test_report.draw_rates(ended)) if ended else ""  # noqa: S704
+    return render(request, "load_test", runs=runs, rows=rows, chart=chart)
 
 
 async def _read(request: Request, run_id: str) -> tuple[LoadTestRun, LoadTestReport | None, int]:
@@ -62,18 +56,3 @@ async def _read(request: Request, run_id: str) -> tuple[LoadTestRun, LoadTestRep
     has_ended = run.is_over or (run.sent == run.test.tasks and not queued)
     report = run.report or (await load_test.read_report(redis, run) if has_ended else None)
     return run, report, queued
-
-
-def _draw(runs: Sequence[tuple[LoadTestRun, LoadTestReport]]) -> Markup:
-    """Return a line of the jobs that ended over time for each run."""
-    if not runs:
-        return Markup()
-    chart = leather.Chart()
-    for run, report in runs:
-        part = report.wall_seconds / max(len(report.timeline), 1)
-        line = [(at * part, count / part) for at, count in enumerate(report.timeline) if part]
-        chart.add_line(line or [(0, 0)], name=run.id)
-    chart.add_x_axis(name="Seconds")
-    chart.add_y_axis(name="Jobs/s")
-    # It is made of numbers and ids of ours.
-    return Markup(to_svg(chart, 240, "Jobs per second over time"))  # noqa: S704
