@@ -24,6 +24,16 @@ TEXTS: dict[type, tuple[int, Callable[[Any], str], Callable[[str], object]]] = {
     Decimal: (4, str, Decimal),
     date: (5, str, date.fromisoformat),
 }
+# What to send instead of a value of another type: the first that fits counts.
+ADVICE: dict[type, str] = {
+    datetime: "give it a time zone",
+    BaseModel: "send its `model_dump()`, and validate that in the task",
+    Enum: "send its `value`, and declare a Literal",
+    int: "send an integer of more than 64 bits as text",
+    **{kind: f"send it as `{kind.__name__}`" for kind in (str, bytes, float, dict, list, tuple)},
+    **dict.fromkeys((set, frozenset), "send a list, and declare one"),
+    object: "send the plain values that it is made of, and declare those",
+}
 FROM_TEXT = {code: from_text for code, _, from_text in TEXTS.values()}
 # How much of an exception's message and of its traceback is kept.
 MAX_TEXT_CHARS = 10_000
@@ -165,22 +175,9 @@ def _encode(value: object) -> msgpack.ExtType:
 
 
 def _advise(value: object) -> str:
-    if isinstance(value, datetime):
-        return "give it a time zone"
-    if isinstance(value, BaseModel):
-        return "send its `model_dump()`, and validate that in the task"
     if is_dataclass(value):
         return "send its `dataclasses.asdict()`, and make it anew in the task"
-    if isinstance(value, Enum):
-        return "send its `value`, and declare a Literal"
-    if isinstance(value, int):
-        return "send an integer of more than 64 bits as text"
-    for base in (str, bytes, float, dict, list, tuple):
-        if isinstance(value, base):
-            return f"send it as `{base.__name__}`"
-    if isinstance(value, set | frozenset):
-        return "send a list, and declare one"
-    return "send the plain values that it is made of, and declare those"
+    return next(advice for kind, advice in ADVICE.items() if isinstance(value, kind))
 
 
 def _decode(code: int, data: bytes) -> object:

@@ -69,12 +69,12 @@ async def enqueue_by_name(
             raise InvalidJobError("id", message)
         options["_job_id"] = job_id
     queue_name = WORKER_QUEUES[queue]["queue_name"]
-    job = await send_job(redis, queue_name, task, positional, named, options)
-    if job is None:
+    sent_id = await send_job(redis, queue_name, task, positional, named, options)
+    if sent_id is None:
         raise JobConflictError(f"there is a job {job_id!r}: its id is free once its result expires")
     now = timestamp_ms()
     return Job(
-        id=job.job_id,
+        id=sent_id,
         state="deferred" if delay else "queued",
         queue=queue,
         task=task,

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -86,11 +87,9 @@ async def monitor_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
                 await report_crons(redis, queues.settings(queue).cron_jobs)
             except (RedisError, OSError) as error:
                 log.warning("the schedule cannot be written", error=str(error))
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(BEAT_SECONDS):
                 await stopping.wait()
-        except TimeoutError:
-            pass
     if server:
         await asyncio.to_thread(server.shutdown)
         server.server_close()

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -58,11 +59,9 @@ async def report_until(stopping: asyncio.Event, redis: ArqRedis, pool: Executor)
             if end - start < 1:
                 worker.clock_skew_seconds = round((start + end) / 2 - redis_time, 3)
         due = loop.time() + REPORT_SECONDS
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout_at(due):
                 await stopping.wait()
-        except TimeoutError:
-            pass
     await sign_off(redis, worker)
 
 
