@@ -145,7 +145,7 @@ def list_(as_json: AsJson = False) -> None:
             rows.append((run_id, *[""] * 5, "unreadable"))
             continue
         age = show_age(run.age_seconds)
-        rate = run.report and run.report.jobs_per_second
+        rate = run.report.jobs_per_second if run.report else "-"
         test = run.test
         rows.append((run_id, age, test.type, test.queue, test.tasks, rate, _state(run)))
     print_table(columns, rows, EMPTY)

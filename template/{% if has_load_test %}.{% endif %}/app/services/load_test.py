@@ -187,8 +187,7 @@ class Collector:
         """Begin with the first job of the run."""
         self.redis, self.run = redis, run
         self.outcomes = Outcomes()
-        # Jobs from this number on are still to be looked at. Of those before, these are open: they
-        # have no result yet.
+        # Jobs from this number on are still to be looked at. Of those before, these had not ended.
         self._next = 0
         self._open: list[int] = []
 
@@ -202,14 +201,12 @@ class Collector:
         run = self.run
         if run.is_over:
             await self._look_at(run.sent)
-            await self._count_lost_jobs()
             return
-        found = MAX_BATCH_JOBS
-        while found >= MAX_BATCH_JOBS // 2:
+        ended = MAX_BATCH_JOBS
+        while ended >= MAX_BATCH_JOBS // 2:
             room = MAX_BATCH_JOBS - len(self._open)
-            found = await self._look_at(min(self._next + room, run.sent))
-        if not found:
-            await self._count_lost_jobs()
+            ended = await self._look_at(min(self._next + room, run.sent))
+        if not ended:
             queue = WORKER_QUEUES["load_test"]["queue_name"]
             if await are_queued(self.redis, queue, [run.step_id(run.step)]) == [False]:
                 await enqueue_step(self.redis, run)
@@ -237,36 +234,24 @@ class Collector:
         return report
 
     async def _look_at(self, stop: int) -> int:
-        """Read the results of the open jobs and of those up to `stop`; return how many came."""
-        looked_at = [*self._open, *range(self._next, stop)]
-        self._next = stop
-        self._open = await self._read(looked_at)
-        return len(looked_at) - len(self._open)
-
-    async def _read(self, numbers: list[int]) -> list[int]:
-        """Count the results of jobs; return the jobs that have none."""
-        without = []
+        """Look at the open jobs and at those up to `stop`; return how many have ended."""
+        numbers = [*self._open, *range(self._next, stop)]
+        still_open = []
         for batch in batches(numbers):
-            results = await read_results(self.redis, self.run.job_ids(batch))
-            for number, result in zip(batch, results, strict=True):
-                if result is None:
-                    without.append(number)
-                else:
+            job_ids = self.run.job_ids(batch)
+            # A job leaves the queue as its result is written: the other way round, one that ends
+            # in between would have neither.
+            queued = await are_queued(self.redis, self.run.queue_name, job_ids)
+            results = await read_results(self.redis, job_ids)
+            for number, result, is_queued in zip(batch, results, queued, strict=True):
+                if result is not None:
                     self.outcomes.add(result)
-        return without
-
-    async def _count_lost_jobs(self) -> None:
-        """Count the open jobs that are not queued."""
-        run = self.run
-        waiting: list[int] = []
-        gone: list[int] = []
-        for batch in batches(self._open):
-            queued = await are_queued(self.redis, run.queue_name, run.job_ids(batch))
-            for number, is_queued in zip(batch, queued, strict=True):
-                (waiting if is_queued else gone).append(number)
-        # A job leaves the queue as its result is written, so look for that once more.
-        self.outcomes.lost += len(await self._read(gone))
-        self._open = waiting
+                elif is_queued:
+                    still_open.append(number)
+                else:
+                    self.outcomes.lost += 1
+        self._next, self._open = stop, still_open
+        return len(numbers) - len(still_open)
 
 
 async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[RedisError | None]:

@@ -27,7 +27,7 @@ from PIL import (  # noqa: F401
 )
 
 from app.services.limits import limit_this_process
-from app.services.media_files import MediaError, check_target, media_error, new_file, open_source
+from app.services.media_files import MediaError, media_error, new_file, open_source
 
 # Only these decoders see a file; Pillow has others that few images need.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -83,7 +83,6 @@ def copy_image(
                 return f"the file exists and was not made from {source}: move it away first"
             return None
 
-        check_target(root, target, why_keep)
         image_format = SUFFIXES.get(PurePosixPath(target).suffix.lower())
         if image_format is None:
             raise media_error(target, f"the suffix names none of {', '.join(SUFFIXES)}")

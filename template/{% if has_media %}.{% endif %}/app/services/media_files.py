@@ -40,16 +40,6 @@ def open_source(root: Path, name: str) -> BufferedReader:
         return _open_regular(name, directory, base)
 
 
-def check_target(root: Path, name: str, why_keep: Callable[[BufferedReader], str | None]) -> None:
-    """Refuse a target that `new_file` would refuse, before the work on it begins.
-
-    Raises:
-        MediaError: As `new_file`.
-    """
-    with _naming(name), suppress(FileNotFoundError), _parent(root, name) as (directory, base):
-        _check_replaceable(name, directory, base, why_keep)
-
-
 @contextmanager
 def new_file(
     root: Path, name: str, part: str, why_keep: Callable[[BufferedReader], str | None]
@@ -70,7 +60,9 @@ def new_file(
                 os.link(part, base, src_dir_fd=directory, dst_dir_fd=directory)
             except OSError:
                 # The name is taken, or the file system has no hard links.
-                _check_replaceable(name, directory, base, why_keep)
+                with suppress(FileNotFoundError), _open_regular(name, directory, base) as file:
+                    if reason := why_keep(file):
+                        raise media_error(name, reason) from None
                 os.replace(part, base, src_dir_fd=directory, dst_dir_fd=directory)
         finally:
             with suppress(FileNotFoundError):
@@ -123,15 +115,3 @@ def _open_regular(name: str, directory: int, base: str) -> BufferedReader:
         os.close(descriptor)
         raise media_error(name, "it is not a regular file")
     return os.fdopen(descriptor, "rb")
-
-
-def _check_replaceable(
-    name: str, directory: int, base: str, why_keep: Callable[[BufferedReader], str | None]
-) -> None:
-    try:
-        file = _open_regular(name, directory, base)
-    except FileNotFoundError:
-        return
-    with file:
-        if reason := why_keep(file):
-            raise media_error(name, reason)

@@ -2,9 +2,7 @@
 
 from collections import defaultdict
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import HTTPException, Request, Response
 
 from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit

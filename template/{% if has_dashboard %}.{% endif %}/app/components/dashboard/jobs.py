@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import HTTPException, Request, Response
 
 from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit

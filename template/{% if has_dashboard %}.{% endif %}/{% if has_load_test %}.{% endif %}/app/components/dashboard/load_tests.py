@@ -4,10 +4,8 @@ from typing import get_args
 
 from arq.connections import ArqRedis
 from arq.utils import timestamp_ms
+from fastapi import HTTPException, Request, Response
 from markupsafe import Markup
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit

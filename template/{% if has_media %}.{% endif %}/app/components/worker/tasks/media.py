@@ -1,4 +1,7 @@
-"""Work on image files below `MEDIA_DIR`: thumbnails, other formats, descriptions."""
+"""Work on image files below `MEDIA_DIR`: thumbnails, other formats, descriptions.
+
+`enqueue` and the API refuse arguments that are out of range.
+"""
 
 import uuid
 from pathlib import PurePosixPath
@@ -59,10 +62,7 @@ async def make_thumbnail(
     Raises:
         MediaError: The source is not a valid image or needs more than the limits in the settings,
             or a path leads out of `MEDIA_DIR`.
-        ValueError: `max_side` is out of range.
     """
-    if not 1 <= max_side <= 4096:
-        raise ValueError(f"max_side is {max_side}: it must be from 1 to 4096")
     return await _copy_image(source, target, max_side=max_side, mark=None)
 
 
@@ -83,8 +83,6 @@ async def convert_image(
         MediaError: As `make_thumbnail`; or the source has that format; or there is a file of the
             target's name that this task did not make from this source.
     """
-    if image_format not in ("jpeg", "png", "webp"):
-        raise media_error(source, f"no format {image_format!r}, only jpeg, png and webp")
     path = PurePosixPath(source)
     if not path.name:
         raise media_error(source, "the path leads out of MEDIA_DIR")
