@@ -25,7 +25,6 @@ from app.services.jobs import (
     add_sending,
     or_unreadable,
     state_of,
-    to_count,
     to_time,
 )
 from app.services.queues import show_queue
@@ -36,6 +35,8 @@ MAX_BATCHES = 2000
 MAX_AGE_MS = 3 * 24 * 3600 * 1000
 MAX_BATCH_JOBS = 100
 MAX_ERROR_CHARS = 200
+# More digits than a count has: int() refuses a few thousand of them.
+MAX_DIGITS = 15
 # What one list reads at most, so that it takes the same time however much there is.
 BATCHES_PER_READ, MAX_READS = 100, 5
 
@@ -161,6 +162,11 @@ def percentile(buckets: Sequence[int], share: float) -> float | None:
         if count and seen >= wanted:
             return end
     return None
+
+
+def to_count(raw: object) -> int:
+    """Return a number that Redis counts, or 0 for anything else that its key may hold."""
+    return int(raw) if isinstance(raw, bytes) and raw.isdigit() and len(raw) <= MAX_DIGITS else 0
 
 
 async def or_empty(reading: Any, empty: Any) -> Any:

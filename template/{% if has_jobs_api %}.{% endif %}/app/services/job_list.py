@@ -6,7 +6,7 @@ from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_pref
 from arq.utils import timestamp_ms
 
 from app.core.config import WORKER_QUEUES
-from app.services.history import list_ended
+from app.services.history import list_ended, to_count
 from app.services.job_lookup import waiting_state
 from app.services.jobs import (
     UNREADABLE,
@@ -15,7 +15,6 @@ from app.services.jobs import (
     or_unreadable,
     require_queue,
     show_id,
-    to_count,
     to_time,
 )
 

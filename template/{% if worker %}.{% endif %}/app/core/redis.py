@@ -269,10 +269,6 @@ class MasterSSLConnection(MasterConnection, SentinelManagedSSLConnection):
 class MasterPool(PatientPool, SentinelConnectionPool):
     """The connections to a master, and to the sentinels that know it."""
 
-    def __init__(self, name: str, sentinels: Sentinel, **options: Any) -> None:
-        """Connect to the master of a name, as redis-py's `options` say."""
-        super().__init__(name, sentinels, **options)  # type: ignore[no-untyped-call]
-
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Close them; redis-py would leave those to the sentinels open."""
         await super().disconnect(inuse_connections)
@@ -388,7 +384,8 @@ def connection_pool(settings: RedisSettings, **options: Any) -> ConnectionPool:
         socket_connect_timeout=settings.conn_timeout,
     )
     kind = MasterSSLConnection if settings.ssl else MasterConnection
-    return MasterPool(settings.sentinel_master, sentinels, connection_class=kind, **options)
+    name = settings.sentinel_master
+    return MasterPool(name, sentinels, connection_class=kind, **options)  # type: ignore[no-untyped-call]
 
 
 def create_client(settings: RedisSettings) -> ArqRedis:

@@ -249,7 +249,7 @@ async def _select(redis: ArqRedis, selection: Filter) -> AsyncIterator[list[tupl
             found = zip(page, letters, strict=True)
             yield [pair for pair in found if pair[1] is not None and _matches(selection, *pair)]
         for job_id, size in zip(some, sizes, strict=True):
-            if size > PAGE_BYTES and not _has_conditions(selection):
+            if size > PAGE_BYTES and _matches(selection, job_id, UNREADABLE):
                 yield [(job_id, UNREADABLE)]
 
 
@@ -258,12 +258,8 @@ def error_class(error: str | None) -> str:
     return (error or "").partition(":")[0]
 
 
-def _has_conditions(selection: Filter) -> bool:
-    return (selection.queue, selection.task, selection.error) != (None, None, None)
-
-
 def _matches(selection: Filter, job_id: bytes, raw: bytes) -> bool:
-    if not _has_conditions(selection):
+    if (selection.queue, selection.task, selection.error) == (None, None, None):
         return True
     job = _describe(job_id, raw)
     return (

@@ -20,8 +20,6 @@ JobState = Literal["queued", "deferred", "running", "retrying", "succeeded", "fa
 MAX_SHOWN_BYTES = 1_000_000
 # pydantic writes 254 levels as JSON, and a response adds some of its own.
 MAX_NESTING = 240
-# More digits than a count has: int() refuses a few thousand of them.
-MAX_DIGITS = 15
 # What a key of another type is read as: a byte that msgpack never writes.
 UNREADABLE = b"\xc1"
 # arq's name for the task of a job that it could not read.
@@ -163,12 +161,6 @@ def or_unreadable(answer: Any) -> Any:
     if "WRONGTYPE" in str(answer):
         return UNREADABLE
     raise answer
-
-
-def to_count(raw: object) -> int:
-    """Return a number that Redis counts, or 0 for anything else that its key may hold."""
-    is_count = isinstance(raw, bytes) and raw.isdigit() and len(raw) <= MAX_DIGITS
-    return int(raw) if is_count else 0  # type: ignore[call-overload]
 
 
 def check_size(job_id: str, raw: bytes) -> None:
