@@ -20,13 +20,7 @@ from app.core.errors import explain
 from app.core.log import escape
 from app.services import load_test, load_test_report
 from app.services.load_test import Collector, RunNotFoundError
-from app.services.load_test_report import (
-    LoadTest,
-    LoadTestReport,
-    LoadTestRun,
-    LoadTestType,
-    show_bar,
-)
+from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun, LoadTestType
 
 COMMAND = f"{NAME} load-test"
 EMPTY = f"No run is stored. Start one with `{COMMAND} io`."
@@ -145,7 +139,7 @@ def list_(as_json: AsJson = False) -> None:
             rows.append((run_id, *[""] * 5, "unreadable"))
             continue
         age = show_age(run.age_seconds)
-        rate = run.report.jobs_per_second if run.report else "-"
+        rate = run.report and run.report.jobs_per_second
         test = run.test
         rows.append((run_id, age, test.type, test.queue, test.tasks, rate, _state(run)))
     print_table(columns, rows, EMPTY)
@@ -219,7 +213,7 @@ def _print_report(report: LoadTestReport) -> None:
     print_table(("  ms", "p50", "p90", "p95", "p99", "max"), rows, "")
     most = max((count for _, count in report.histogram), default=0) or 1
     for upper, count in report.histogram:
-        _print_bar(f"run {show_bar(upper)}", count / most, f"{count:,}")
+        _print_bar(f"run {load_test_report.show_bar(upper)}", count / most, f"{count:,}")
     for part, share in report.busy.items():
         _print_bar(part, min(share, 1), f"{share:.0%} busy")
     for error, count in report.failures.items():

@@ -22,15 +22,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app import NAME
-from app.core import keys
-from app.core.bulk import (
-    MAX_BATCH_JOBS,
-    are_queued,
-    batches,
-    enqueue_bulk,
-    read_results,
-    withdraw_jobs,
-)
+from app.core import bulk, keys
 from app.core.config import WORKER_QUEUES
 from app.core.memory import require_memory
 from app.core.scripts import run_script
@@ -172,7 +164,7 @@ async def send(redis: ArqRedis, run: LoadTestRun, *, seconds: float) -> None:
             for number in numbers
         )
         jobs = zip(run.job_ids(numbers), arguments, strict=True)
-        await enqueue_bulk(redis, run.queue_name, test.function, jobs)
+        await bulk.enqueue_bulk(redis, run.queue_name, test.function, jobs)
         run.sent = numbers.stop
         if not await _update(redis, run, "sent", run.sent):
             return
@@ -202,13 +194,13 @@ class Collector:
         if run.is_over:
             await self._look_at(run.sent)
             return
-        ended = MAX_BATCH_JOBS
-        while ended >= MAX_BATCH_JOBS // 2:
-            room = MAX_BATCH_JOBS - len(self._open)
+        ended = bulk.MAX_BATCH_JOBS
+        while ended >= bulk.MAX_BATCH_JOBS // 2:
+            room = bulk.MAX_BATCH_JOBS - len(self._open)
             ended = await self._look_at(min(self._next + room, run.sent))
         if not ended:
             queue = WORKER_QUEUES["load_test"]["queue_name"]
-            if await are_queued(self.redis, queue, [run.step_id(run.step)]) == [False]:
+            if await bulk.are_queued(self.redis, queue, [run.step_id(run.step)]) == [False]:
                 await enqueue_step(self.redis, run)
 
     async def report(self) -> LoadTestReport:
@@ -225,24 +217,24 @@ class Collector:
         if not await _update(self.redis, run, "report", report.model_dump_json()):
             stored = (await _load_runs(self.redis, [run.id.encode()])).get(run.id)
             report = (stored and stored.report) or report
-        for numbers in batches(self._open):
-            await withdraw_jobs(self.redis, run.queue_name, run.job_ids(numbers))
+        for numbers in bulk.batches(self._open):
+            await bulk.withdraw_jobs(self.redis, run.queue_name, run.job_ids(numbers))
         queue = WORKER_QUEUES["load_test"]["queue_name"]
         # The next step may have been queued since `run.step` was read.
         steps = [run.step_id(step) for step in (run.step, run.step + 1)]
-        await withdraw_jobs(self.redis, queue, steps)
+        await bulk.withdraw_jobs(self.redis, queue, steps)
         return report
 
     async def _look_at(self, stop: int) -> int:
         """Look at the open jobs and at those up to `stop`; return how many have ended."""
         numbers = [*self._open, *range(self._next, stop)]
         still_open = []
-        for batch in batches(numbers):
+        for batch in bulk.batches(numbers):
             job_ids = self.run.job_ids(batch)
             # A job leaves the queue as its result is written: the other way round, one that ends
             # in between would have neither.
-            queued = await are_queued(self.redis, self.run.queue_name, job_ids)
-            results = await read_results(self.redis, job_ids)
+            queued = await bulk.are_queued(self.redis, self.run.queue_name, job_ids)
+            results = await bulk.read_results(self.redis, job_ids)
             for number, result, is_queued in zip(batch, results, queued, strict=True):
                 if result is not None:
                     self.outcomes.add(result)

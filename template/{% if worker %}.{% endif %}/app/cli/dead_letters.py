@@ -10,11 +10,10 @@ from pydantic import ValidationError
 from app.cli.client import with_client
 from app.cli.output import AsJson, print_job, print_jobs, print_json
 from app.components.worker.lookup import check_job
+from app.core.ages import UNITS
 from app.core.log import escape
 from app.services import dead_letters
 from app.services.dead_letters import MAX_AGE_SECONDS, MAX_LETTERS, Filter, Selection
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 app = typer.Typer(help="Look at jobs that have failed for good.", no_args_is_help=True)
 
@@ -112,4 +111,4 @@ def _seconds(age: str) -> int:
     match = re.fullmatch(r"(\d{1,6})([smhd])", age, re.ASCII)
     if not match:
         raise typer.BadParameter(f"{age!r} is not a duration such as 90s, 15m, 12h or 7d.")
-    return min(int(match[1]) * UNITS[match[2]], MAX_AGE_SECONDS)
+    return min(int(match[1]) * dict(UNITS)[match[2]], MAX_AGE_SECONDS)

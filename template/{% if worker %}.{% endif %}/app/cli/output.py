@@ -40,23 +40,20 @@ def print_job(job: Job, *, as_json: bool) -> None:
 
 def print_jobs(jobs: Iterable[Any], columns: Sequence[str], empty: str) -> None:
     """Print a table of jobs with these of their fields, and how long ago each ended or was due."""
-    rows = [
-        [
-            show_age(job.finished or job.due) if column == "age" else getattr(job, column) or "-"
-            for column in columns
-        ]
-        for job in jobs
-    ]
+    rows = []
+    for job in jobs:
+        fields = {**vars(job), "age": show_age(job.finished or job.due)}
+        rows.append([fields[column] for column in columns])
     print_table(columns, rows, empty)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Print rows below their headers, or `empty` if there are none.
+    """Print rows below their headers, None as a hyphen; or `empty` if there are none.
 
     The first column and those of short words are kept whole; the others are cut where the terminal
     is too narrow.
     """
-    rows = list(rows)
+    rows = [["-" if cell is None else cell for cell in row] for row in rows]
     if not rows:
         typer.echo(empty)
         return
