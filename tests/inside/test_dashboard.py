@@ -14,8 +14,8 @@ from httpx2 import Response
 from pydantic import SecretStr
 from starlette.requests import Request
 
+from app.components.backend.cross_origin import is_cross_origin
 from app.components.backend.main import create_app
-from app.components.dashboard.session import is_cross_origin
 from app.components.worker.queues import load_test, system
 from app.core.config import settings
 from app.services.dead_letters import Filter, count_letters

@@ -3,13 +3,13 @@
 import hashlib
 import hmac
 import secrets
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
+from app.components.backend.cross_origin import SAFE_METHODS, is_cross_origin
 from app.components.backend.rate_limit import may_try
 from app.components.dashboard.pages import render
 from app.core.config import settings
@@ -17,7 +17,6 @@ from app.core.config import settings
 MAX_SESSION_SECONDS = 8 * 3600
 # What a browser may do without a key.
 OPEN_PATHS = ("/ops/sign-in", "/ops/sign-out", "/ops/static/")
-SAFE_METHODS = ("GET", "HEAD")
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -35,21 +34,6 @@ def role_of(key: str) -> str | None:
         if secret and hmac.compare_digest(key.encode(), secret.get_secret_value().encode()):
             return role
     return None
-
-
-def is_cross_origin(request: Request) -> bool:
-    """Say whether another site has sent a request that can change something.
-
-    The rule is that of OWASP's cheat sheet on cross-site request forgery: browsers say in
-    Sec-Fetch-Site where a request comes from. Those that do not, and plain http beyond localhost,
-    send an Origin, which has to be the host. A request without both does not come from a page.
-    """
-    if request.method in SAFE_METHODS:
-        return False
-    if site := request.headers.get("sec-fetch-site"):
-        return site not in ("same-origin", "none")
-    origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
 async def guard(request: Request, respond: RequestResponseEndpoint) -> Response:
