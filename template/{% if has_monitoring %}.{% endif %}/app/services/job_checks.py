@@ -7,7 +7,7 @@ from arq.connections import ArqRedis
 from app.core import keys
 from app.core.config import WORKER_QUEUES, settings
 from app.services import crons, history
-from app.services.checks import Check
+from app.services.checks import Check, Status
 
 # What the shares of failures and the new letters are counted over.
 WINDOW_MINUTES = 10
@@ -21,29 +21,28 @@ async def check_jobs(redis: ArqRedis) -> dict[str, Check]:
     checks = {f"failures:{queue}": _check_failures(rows[queue], queue) for queue in WORKER_QUEUES}
     since = time.time() - WINDOW_MINUTES * 60
     new = await history.or_empty(redis.zcount(keys.LETTERS_BY_TIME, since * 1000, "+inf"), 0)
-    checks["dead-letters"] = Check()
-    if new >= settings.MAX_NEW_LETTERS:
-        checks["dead-letters"] = Check(
-            status="warn",
-            output=f"{new} new dead letters in {WINDOW_MINUTES} minutes; look at their errors, "
-            "then requeue or purge them",
-        )
-    checks["crons"] = Check()
-    if missed := await crons.find_missed(redis):
-        names = ", ".join(f"{run.name} of {run.due:%H:%M:%S} UTC" for run in missed[:5])
-        checks["crons"] = Check(
-            status="warn",
-            output=f"not run: {names}; start more workers, or end what fills the queue",
-        )
+    checks["dead-letters"] = _check(
+        new >= settings.MAX_NEW_LETTERS,
+        "warn",
+        f"{new} new dead letters in {WINDOW_MINUTES} minutes; look at their errors, "
+        "then requeue or purge them",
+    )
+    missed = await crons.find_missed(redis)
+    names = ", ".join(f"{run.name} of {run.due:%H:%M:%S} UTC" for run in missed[:5])
+    problem = f"not run: {names}; start more workers, or end what fills the queue"
+    checks["crons"] = _check(missed, "warn", problem)
     return checks
 
 
 def _check_failures(rows: list[history.Row], queue: str) -> Check:
     failed, ended = sum(row.failed for row in rows), sum(row.ended for row in rows)
-    if ended < MIN_ENDED_JOBS or failed < settings.MAX_FAILURE_SHARE * ended:
-        return Check()
-    return Check(
-        status="fail",
-        output=f"{failed} of {ended} jobs of {queue} failed in {WINDOW_MINUTES} minutes; "
+    return _check(
+        ended >= MIN_ENDED_JOBS and failed >= settings.MAX_FAILURE_SHARE * ended,
+        "fail",
+        f"{failed} of {ended} jobs of {queue} failed in {WINDOW_MINUTES} minutes; "
         "look at the errors of its dead letters",
     )
+
+
+def _check(is_wrong: object, status: Status, problem: str) -> Check:
+    return Check(status=status, output=problem) if is_wrong else Check()

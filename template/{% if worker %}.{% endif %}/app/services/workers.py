@@ -1,5 +1,6 @@
 """Workers: the record that each process keeps of itself, and what is wrong with one, in words."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -77,14 +78,13 @@ class Worker(BaseModel):
         return None
 
 
-_ended: dict[tuple[str, bool], int] = {}
+# The jobs of this process by queue and success.
+_ended: Counter[tuple[str, bool]] = Counter()
 
 
 def count(results: Sequence[Result], _: Pipeline) -> None:
-    """Observe results: count those of this process, by queue and outcome."""
-    for data, _raw in results:
-        key = data["q"], data["s"]
-        _ended[key] = _ended.get(key, 0) + 1
+    """Observe results: count those of this process."""
+    _ended.update((data["q"], data["s"]) for data, _raw in results)
 
 
 async def report(redis: ArqRedis, worker: Worker) -> float:
@@ -93,8 +93,7 @@ async def report(redis: ArqRedis, worker: Worker) -> float:
     `arq --check` passes too: a worker that stops deletes the key that others of its host share.
     """
     queue_name = redis.default_queue_name
-    worker.done = _ended.get((queue_name, True), 0)
-    worker.failed = _ended.get((queue_name, False), 0)
+    worker.done, worker.failed = _ended[queue_name, True], _ended[queue_name, False]
     names = [
         keys.workers(queue_name),
         keys.worker(queue_name, worker.name),

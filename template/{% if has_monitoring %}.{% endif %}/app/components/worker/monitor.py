@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from app import NAME
 from app.components.worker import queues
-from app.components.worker.tracing import trace_failure, trace_run
+from app.components.worker.tracing import trace_run
 from app.core.config import WORKER_QUEUES, settings
 from app.services import metrics
 from app.services.crons import report_crons
@@ -50,18 +50,11 @@ def note_start(ctx: dict[str, Any], names: dict[str, Any]) -> None:
     task, now = asyncio.current_task(), time.time()
     if task:
         _running[task] = RunningJob(now, _timeouts.get(names["task"], 300), names)
+        # arq's task of a job ends with the job.
+        task.add_done_callback(_running.pop)
         if span := trace_run(names):
-            # arq's task of a job ends with the job.
             task.add_done_callback(lambda _: span.end())
     metrics.count_start(names["queue"], names["task"], now - ctx["score"] / 1000)
-
-
-def note_end(data: dict[str, Any]) -> None:
-    """Note that the job of the current asyncio task has this result."""
-    if task := asyncio.current_task():
-        _running.pop(task, None)
-    if isinstance(data["r"], BaseException):
-        trace_failure(data["r"])
 
 
 async def monitor_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
@@ -72,9 +65,6 @@ async def monitor_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
     beats = itertools.count()
     while not stopping.is_set():
         now = time.time()
-        # A try that is followed by another one leaves no result.
-        for task in [task for task in _running if task.done()]:
-            del _running[task]
         metrics.beat(queue, [job.start for job in _running.values()], now)
         for job in _running.values():
             if not job.is_slow and now - job.start > job.timeout * SLOW_SHARE:

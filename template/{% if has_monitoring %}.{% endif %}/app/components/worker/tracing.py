@@ -45,11 +45,12 @@ def trace_run(names: dict[str, Any]) -> Span | None:
     return span
 
 
-def trace_failure(error: BaseException) -> None:
-    """Note in the span of the current run why its job has failed."""
-    span = trace.get_current_span()
-    span.set_attribute("error.type", type(error).__name__)
-    span.set_status(Status(StatusCode.ERROR, message_of(error)[:200]))
+def trace_outcome(outcome: object) -> None:
+    """Note in the span of the current run why its job has failed, if it has."""
+    if isinstance(outcome, BaseException):
+        span = trace.get_current_span()
+        span.set_attribute("error.type", type(outcome).__name__)
+        span.set_status(Status(StatusCode.ERROR, message_of(outcome)[:200]))
 
 
 def _start(
