@@ -6,10 +6,9 @@ from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_pref
 from arq.utils import timestamp_ms
 
 from app.core.config import WORKER_QUEUES
-from app.services.history import list_ended, to_count
+from app.services.history import list_ended, or_empty, to_count
 from app.services.job_lookup import waiting_state
 from app.services.jobs import (
-    UNREADABLE,
     JobState,
     JobSummary,
     or_unreadable,
@@ -59,16 +58,14 @@ async def list_jobs(
 
 async def _list_waiting(redis: ArqRedis, queue: str, state: str | None) -> list[JobSummary]:
     queue_name = WORKER_QUEUES[queue]["queue_name"]
-    async with redis.pipeline(transaction=False) as pipe:
-        # The other jobs of a long queue would hide those that are asked for.
-        if state in ("running", "retrying"):
-            pipe.zrange(queue_name, 0, MAX_WAITING - 1, withscores=True)
-        else:
-            last = timestamp_ms() if state == "queued" else "+inf"
-            pipe.zrevrangebyscore(queue_name, last, "-inf", 0, MAX_WAITING, withscores=True)
-        (scores,) = await pipe.execute(raise_on_error=False)
-    scores = or_unreadable(scores)
-    if not scores or scores == UNREADABLE:
+    # The other jobs of a long queue would hide those that are asked for.
+    if state in ("running", "retrying"):
+        reading = redis.zrange(queue_name, 0, MAX_WAITING - 1, withscores=True)
+    else:
+        last = timestamp_ms() if state == "queued" else "+inf"
+        reading = redis.zrevrangebyscore(queue_name, last, "-inf", 0, MAX_WAITING, withscores=True)
+    scores = await or_empty(reading, [])
+    if not scores:
         return []
     scores.sort(key=lambda one: one[1], reverse=True)
     ids = [job_id for job_id, _ in scores]
