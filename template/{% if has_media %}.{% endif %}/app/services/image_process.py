@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Literal
 
-from anyio import CapacityLimiter, Lock
+from anyio import Lock, Semaphore
 
 from app.core.config import settings
 from app.services.media_files import MediaError, media_error
@@ -22,7 +22,7 @@ from app.services.media_files import MediaError, media_error
 # Other work on the processor makes an image take longer, but not without end.
 ELAPSED_PER_CPU_SECOND = 4
 
-_processes = CapacityLimiter(settings.MEDIA_PROCESSES)
+_places = Semaphore(settings.MEDIA_PROCESSES)
 _turn = Lock()
 
 
@@ -35,7 +35,7 @@ async def in_image_process(work: Literal["copy", "describe"], **arguments: Any) 
     Raises:
         MediaError: The image is damaged, or its work exceeds a limit.
     """
-    async with _processes:
+    async with _places:
         answer = await _run(work, arguments, settings.MEDIA_MEMORY_MB)
     if answer.get("needs_memory") and settings.MEDIA_PROCESSES > 1:
         async with _alone():
@@ -51,9 +51,8 @@ async def in_image_process(work: Literal["copy", "describe"], **arguments: Any) 
 async def _alone() -> AsyncIterator[None]:
     """Wait until no other process runs, and keep others from starting."""
     async with _turn, AsyncExitStack() as stack:
-        for place in range(settings.MEDIA_PROCESSES):
-            await _processes.acquire_on_behalf_of(place)
-            stack.callback(_processes.release_on_behalf_of, place)
+        for _ in range(settings.MEDIA_PROCESSES):
+            await stack.enter_async_context(_places)
         yield
 
 
