@@ -75,7 +75,7 @@ def run(
     except ValidationError as error:
         option = str(error.errors()[0]["loc"][0]).removesuffix("_seconds").replace("_", "-")
         raise SystemExit(f"--{option}: {error.errors()[0]['msg']}.") from None
-    run = with_client(lambda redis: load_test.prepare(redis, test, queues.settings))
+    run: LoadTestRun = with_client(lambda redis: load_test.prepare(redis, test, queues.settings))
     show = f"`{COMMAND} results {run.id}`"
     try:
         with_client(lambda redis: load_test.start(redis, run))
@@ -84,7 +84,7 @@ def run(
             return
         if not as_json:
             _print_title(run)
-        report = with_client(lambda redis: _wait(redis, run))
+        report: LoadTestReport = with_client(lambda redis: _wait(redis, run))
     except KeyboardInterrupt:
         raise SystemExit(f"\nRun {run.id} goes on: see {show}.") from None
     except RedisError as error:
@@ -184,7 +184,8 @@ def _read(run_id: str | None) -> tuple[LoadTestRun, LoadTestReport]:
         run = await load_test.load_run(redis, newest)
         return run, await load_test.read_report(redis, run)
 
-    return with_client(read)
+    found: tuple[LoadTestRun, LoadTestReport] = with_client(read)
+    return found
 
 
 def _show(run: LoadTestRun, report: LoadTestReport, *, as_json: bool, plot: Path | None) -> None:

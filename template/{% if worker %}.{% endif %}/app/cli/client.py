@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any
 
 from arq.connections import ArqRedis
 
@@ -11,17 +11,15 @@ from app.core.memory import MemoryFullError
 from app.core.redis import create_client
 from app.services.jobs import JobError
 
-T = TypeVar("T")
 
-
-def with_client(ask: Callable[[ArqRedis], Awaitable[T]]) -> T:
+def with_client(ask: Callable[[ArqRedis], Awaitable[Any]]) -> Any:
     """Run `ask` with a client, and return what it returns.
 
     Raises:
         SystemExit: What was asked for cannot be done. It carries the reason as one line.
     """
 
-    async def run() -> T:
+    async def run() -> Any:
         async with create_client(settings.redis_settings) as redis:
             return await ask(redis)
 
