@@ -192,13 +192,9 @@ def _count(results: Sequence[Result], pipe: Pipeline) -> None:
             counts[minute, f"{queue}:waits:{bisect_left(BUCKETS, wait)}"] += 1
     for seconds, lifetime in (MINUTES, TEN_MINUTES):
         for (minute, field), count in counts.items():
-            pipe.hincrby(_row_key(seconds, minute * 60), field, count)
-        for key in {_row_key(seconds, minute * 60) for minute, _ in counts}:
+            pipe.hincrby(keys.history_row(seconds, minute * 60), field, count)
+        for key in {keys.history_row(seconds, minute * 60) for minute, _ in counts}:
             pipe.expire(key, lifetime)
-
-
-def _row_key(seconds: int, time: int) -> str:
-    return keys.history_row(seconds, time // seconds * seconds)
 
 
 def _summarize(data: dict[str, Any]) -> JobSummary:
