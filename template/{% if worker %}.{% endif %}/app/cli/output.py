@@ -11,13 +11,13 @@ from rich.text import Text
 
 from app.core.ages import show_age
 from app.core.log import escape
-from app.services.jobs import Job
+from app.services.jobs import Job, JobSummary
 
 STYLES = {"pass": "green", "succeeded": "green", "warn": "yellow", "fail": "red", "failed": "red"}
 # As long as the longest state, `succeeded`.
 SHORT_CHARS = 9
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API returns it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(value: Any) -> None:
@@ -38,7 +38,7 @@ def print_job(job: Job, *, as_json: bool) -> None:
         typer.echo(escape(line))
 
 
-def print_jobs(jobs: Iterable[Any], columns: Sequence[str], empty: str) -> None:
+def print_jobs(jobs: Iterable[JobSummary], columns: Sequence[str], empty: str) -> None:
     """Print a table of jobs with these of their fields, and how long ago each ended or was due."""
     rows = []
     for job in jobs:
