@@ -40,7 +40,11 @@ _SETTINGS = (
     *("REDIS_URL", "VALKEY_PORT", "REDIS_PASSWORD", "TEMP_DIR", "MEDIA_DIR"),
     *("API_KEY_FILE", "REDIS_URL_FILE", "REDIS_PASSWORD_FILE"),
 )
-_LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "MFLAGS", *_SETTINGS)
+_LEFT_OUT = {
+    *("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "MFLAGS", *_SETTINGS),
+    # Set, as in many images, it has each of the hundreds of processes compile every module anew.
+    "PYTHONDONTWRITEBYTECODE",
+}
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()

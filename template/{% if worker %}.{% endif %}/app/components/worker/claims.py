@@ -25,8 +25,9 @@ from app.components.worker.transactions import Transactions
 from app.core.redis import PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
 from app.core.scripts import read_script
 
-# The longest wait for a job. Between two polls arq looks for cron jobs, and for tasks that ended.
-MAX_WAIT_MS = 350
+# The longest wait for a job, and for a slot. Between two polls arq looks for cron jobs, for jobs to
+# abort, and for tasks that ended.
+MAX_WAIT_MS = 450
 # How often a server that refuses CLIENT TRACKING is polled.
 UNTRACKED_WAIT_MS = 80
 # Each change of the queue wakes every idle worker. One that then finds no job gives the others a
@@ -78,6 +79,7 @@ class Claims:
         self._started: dict[str, Claim] = {}
         # The tasks of `run_job`: arq counts a slot as free when its task is done.
         self._running: set[asyncio.Task[Any]] = set()
+        self._has_ended = asyncio.Event()
 
         self._worker: asyncio.Task[Any] | None = None
         self._is_tracking = False
@@ -100,8 +102,7 @@ class Claims:
     async def poll(self, queue_name: str, start: int, num: int) -> list[bytes]:
         """Wait for due jobs, lock them for the free slots, and return their ids."""
         await self._wait()
-        free = self.max_jobs - len(self._started) - len(self._running)
-        if free < 1:
+        if (free := self._count_free()) < 1:
             return []
         claims = await self._claim(queue_name, start, num, free)
         if claims:
@@ -114,6 +115,16 @@ class Claims:
         # `start_jobs` takes them without a pause.
         asyncio.get_running_loop().call_soon(self._release_unused)
         return [claim.job_id.encode() for claim in claims]
+
+    async def wait_for_slot(self) -> None:
+        """Wait until a job ends, if all slots are taken."""
+        # The jobs that `start_jobs` has just started begin.
+        await asyncio.sleep(0)
+        if self._count_free() < 1:
+            self._has_ended.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MAX_WAIT_MS / 1000):
+                    await self._has_ended.wait()
 
     def take(self, lock_key: str) -> Claim | None:
         """Return the claim that has this lock, for `start_jobs`."""
@@ -133,12 +144,19 @@ class Claims:
         if claim is None or task is None:
             return None
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._note_end)
         return claim.replies
 
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.disconnect()
+
+    def _count_free(self) -> int:
+        return self.max_jobs - len(self._started) - len(self._running)
+
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        self._has_ended.set()
 
     async def _wait(self) -> None:
         """Wait until the queue has changed, or until the last claim said to look again."""

@@ -6,7 +6,8 @@ arq's `Worker` asks Redis for one thing at a time. This client gives it the same
   `run_job` reads it in a fifth. Here one script locks and reads as many jobs as there are free
   slots when `_poll_iteration` asks, and the other requests are served from its reply.
 - `_poll_iteration` looks every `poll_delay`. Here its request waits until the queue changes,
-  which Redis reports by `CLIENT TRACKING`, or until the next deferred job is due.
+  which Redis reports by `CLIENT TRACKING`, or until the next deferred job is due. While all slots
+  are taken it does not look: then `_cancel_aborted_jobs`, which asks last, waits for a job to end.
 - `finish_job` executes a transaction for each job, as tasks may do. Here those of the same moment
   leave in one write on one connection.
 
@@ -45,7 +46,8 @@ from app.core.serializer import deserialize, serialize
 from app.services.malformed import discard_malformed
 
 # How often the server is asked for jobs to abort; `_poll_iteration` asks in each poll.
-ABORT_INTERVAL_MS = 500
+ABORT_INTERVAL_MS = 400
+_ABORTS = ("ZRANGE", abort_jobs_ss)
 
 
 def worker_client(queue_name: str, max_jobs: int) -> "WorkerRedis":
@@ -167,6 +169,8 @@ class WorkerPipeline(SafePipeline):
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Execute the commands, unless their replies are known."""
         commands = [command for command, _ in self.command_stack]
+        if commands and commands[0][:2] == _ABORTS:
+            await self._client.claims.wait_for_slot()
         replies = self._known_replies(commands)
         if replies is None and raise_on_error and self._can_leave_with_others():
             replies = await self._leave_with_others(commands)
@@ -184,7 +188,7 @@ class WorkerPipeline(SafePipeline):
             return [True]
         if first[0] == "GET" and (replies := client.claims.read(first[1])):
             return [replies[name] for name, *_ in commands]
-        if first[:2] == ("ZRANGE", abort_jobs_ss):
+        if first[:2] == _ABORTS:
             now = timestamp_ms()
             if now < client.aborts_known_until_ms:
                 return [[], 0]
