@@ -27,8 +27,8 @@ SHELLS = {"bash": "compgen -bk", "zsh": "print -l ${(k)builtins} ${(k)reswords}"
 
 def read() -> dict[str, set[str]]:
     """Return the names of the table by kind."""
-    table: dict[str, list[str]] = yaml.safe_load(TABLE.read_text())
-    return {kind: set(names) for kind, names in table.items()}
+    table: dict[str, str] = yaml.safe_load(TABLE.read_text())
+    return {kind: set(names.split()) for kind, names in table.items()}
 
 
 def in_standard_library() -> set[str]:
@@ -63,9 +63,8 @@ def main() -> None:
     table["project"] |= in_project(Path(sys.argv[1])) - table["standard_library"] - table["shell"]
     text = HEADING
     for kind, names in table.items():
-        # Quoted where YAML would read another type.
-        words = ", ".join(name if yaml.safe_load(name) == name else f'"{name}"' for name in sorted(names))
-        text += f"{kind}: [\n{textwrap.indent(textwrap.fill(words, 106, break_on_hyphens=False), '  ')},\n]\n"
+        words = textwrap.fill(" ".join(sorted(names)), 106, break_on_hyphens=False)
+        text += f"{kind}: >-\n{textwrap.indent(words, '  ')}\n"
     TABLE.write_text(text)
 
 

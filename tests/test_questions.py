@@ -6,6 +6,7 @@ import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +133,21 @@ SLUGS = {
 }
 
 
-def slug(name: str) -> str:
-    """Return the default slug of a name, as copier.yml computes it."""
+@cache
+def slug_template() -> jinja2.Template:
+    """Return the default of `project_slug`, compiled."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(harness.ROOT),
         extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - it writes no HTML, as Copier's does not
     )
-    question = harness.QUESTIONS["project_slug"]
-    return environment.from_string(question["default"]).render(project_name=name)
+    return environment.from_string(harness.QUESTIONS["project_slug"]["default"])
+
+
+def slug(name: str) -> str:
+    """Return the default slug of a name, as copier.yml computes it."""
+    return slug_template().render(project_name=name)
 
 
 @pytest.mark.parametrize(("name", "expected"), SLUGS.items(), ids=map(ascii, SLUGS))
