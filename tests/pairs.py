@@ -1,7 +1,7 @@
 """Combinations of answers: few renders in which each pair of values of any two questions occurs."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -50,9 +50,15 @@ def pairs_of(answers: Answers) -> frozenset[tuple[Value, Value]]:
     return frozenset(itertools.combinations(values, 2))
 
 
-def choose() -> list[Answers]:
-    """Return combinations that have each pair, each chosen for the most pairs that are still missing."""
-    candidates = [(answers, pairs_of(answers)) for answers in list_allowed(list_values())]
+def choose(sets: Collection[Answers], *left_out: str) -> list[Answers]:
+    """Return combinations that have each pair of values of any two questions but those left out.
+
+    Each is chosen for the most pairs that are still missing.
+    """
+    candidates = [
+        (answers, pairs_of({name: value for name, value in answers.items() if name not in left_out}))
+        for answers in sets
+    ]
     missing = set().union(*(pairs for _, pairs in candidates))
     chosen = []
     while missing:
@@ -74,4 +80,6 @@ def name_of(answers: Answers) -> str:
     return ",".join(shown)
 
 
-COMBINATIONS = choose()
+COMBINATIONS = choose([*list_allowed(list_values())])
+# No line of Python depends on the other two.
+CODE_COMBINATIONS = choose(COMBINATIONS, "python_version", "deployment")

@@ -23,18 +23,22 @@ OWNED = {
 }
 
 
-# Two groups, since each of the two test workers keeps what mypy has read of the libraries for one Python.
-@pytest.fixture(
-    scope="module",
-    params=[
+def parametrize(combinations: list[dict[str, Any]]) -> list[Any]:
+    """Return parameters in two groups.
+
+    Each of the two test workers keeps what mypy has read of the libraries for one Python.
+    """
+    return [
         pytest.param(
             answers,
             id=pairs.name_of(answers),
             marks=pytest.mark.xdist_group(f"python-{answers['python_version'] == '3.11'}"),
         )
-        for answers in pairs.COMBINATIONS
-    ],
-)
+        for answers in combinations
+    ]
+
+
+@pytest.fixture(scope="module", params=parametrize(pairs.COMBINATIONS))
 def combination(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Return the answers of one combination."""
     answers: dict[str, Any] = request.param
@@ -123,6 +127,7 @@ def test_ruff_passes(project: Path, tools: Path) -> None:
     check_with_ruff(project, tools)
 
 
+@pytest.mark.parametrize("combination", parametrize(pairs.CODE_COMBINATIONS), indirect=True)
 def test_types_pass(project: Path, tools: Path, combination: dict[str, Any], shared: Path) -> None:
     # The oldest Python and the newest: mypy reads every library anew for each.
     version = "3.11" if combination["python_version"] == "3.11" else "3.14"

@@ -57,7 +57,7 @@ def printed_commands(said: str, heading: str) -> list[str]:
     return [line.strip() for line in rest.splitlines() if line.startswith("  ")]
 
 
-@pytest.mark.parametrize("name", ["default", "texts", "no-worker"])
+@pytest.mark.parametrize("name", ["texts", "no-worker"])
 def test_update_equals_a_fresh_copy(released: Path, tmp_path: Path, name: str) -> None:
     answers = harness.variant(name)
     project, fresh = tmp_path / "project", tmp_path / "fresh"

@@ -57,7 +57,7 @@ WorkerSettings = queue_of(work, log_in, func(sleep, timeout=0.01), try_for_ever,
 OlderRelease = queue_of(sleep)
 
 
-pytestmark = pytest.mark.usefixtures("own_queue")
+pytestmark = pytest.mark.usefixtures("own_queue", "redis")
 
 
 async def send(api: Api, task: str = "work", **options: Any) -> Any:

@@ -125,7 +125,8 @@ async def test_a_worker_serves_its_metrics(
         text = await asyncio.to_thread(lambda: urlopen(url, timeout=5).read().decode())
         # Another worker of this host goes on without metrics.
         assert await asyncio.to_thread(monitor._serve) is None
-    (line,) = [line for line in text.splitlines() if line.startswith("arq_worker_heartbeat")]
+    heartbeat = 'arq_worker_heartbeat_timestamp_seconds{queue="test"'
+    (line,) = [line for line in text.splitlines() if line.startswith(heartbeat)]
     assert float(line.split()[-1]) == pytest.approx(time.time(), abs=30)
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(urlopen, url, timeout=5)
