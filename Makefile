@@ -1,5 +1,7 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
+# One test more than processors at a time, since some of them wait.
+PYTEST = $(UV) run pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadgroup --ignore tests/faults
 
 .PHONY: help test retest demo check faults bench bench-scale bench-docs screenshots bench-render
 
@@ -7,10 +9,10 @@ help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 test: $(UV) ## run the tests
-	$(UV) run pytest --numprocesses auto --dist loadgroup --ignore tests/faults
+	$(PYTEST)
 
 retest: $(UV) ## run the tests that failed last time once more
-	$(UV) run pytest --numprocesses auto --dist loadgroup --ignore tests/faults --last-failed
+	$(PYTEST) --last-failed
 
 demo: $(UV) ## render the default project, start it and run a job of every task
 	$(UV) run python -m tests.demo

@@ -1,7 +1,7 @@
 """Combinations of answers: few renders in which each pair of values of any two questions occurs."""
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -50,15 +50,21 @@ def pairs_of(answers: Answers) -> frozenset[tuple[Value, Value]]:
     return frozenset(itertools.combinations(values, 2))
 
 
-def choose(sets: Collection[Answers], *left_out: str) -> list[Answers]:
-    """Return combinations that have each pair of values of any two questions but those left out.
+def code_of(answers: Answers) -> Answers:
+    """Return what decides which Python code a project has: a commented queue has that of one that runs."""
+    return {
+        name: "run" if value == "commented" else value
+        for name, value in answers.items()
+        if name not in ("python_version", "deployment")
+    }
+
+
+def choose(sets: Iterable[Answers], part: Callable[[Answers], Answers]) -> list[Answers]:
+    """Return sets of answers that have each pair of values of a part of them.
 
     Each is chosen for the most pairs that are still missing.
     """
-    candidates = [
-        (answers, pairs_of({name: value for name, value in answers.items() if name not in left_out}))
-        for answers in sets
-    ]
+    candidates = [(answers, pairs_of(part(answers))) for answers in sets]
     missing = set().union(*(pairs for _, pairs in candidates))
     chosen = []
     while missing:
@@ -80,6 +86,5 @@ def name_of(answers: Answers) -> str:
     return ",".join(shown)
 
 
-COMBINATIONS = choose([*list_allowed(list_values())])
-# No line of Python depends on the other two.
-CODE_COMBINATIONS = choose(COMBINATIONS, "python_version", "deployment")
+COMBINATIONS = choose(list_allowed(list_values()), dict)
+CODE_COMBINATIONS = choose(COMBINATIONS, code_of)
