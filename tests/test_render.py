@@ -24,10 +24,7 @@ OWNED = {
 
 
 def parametrize(combinations: list[dict[str, Any]]) -> list[Any]:
-    """Return parameters in two groups.
-
-    Each of the two test workers keeps what mypy has read of the libraries for one Python.
-    """
+    """Return parameters in two groups: each keeps what mypy has read of the libraries for one Python."""
     return [
         pytest.param(
             answers,

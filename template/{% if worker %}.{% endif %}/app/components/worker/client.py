@@ -170,8 +170,9 @@ class WorkerPipeline(SafePipeline):
         """Execute the commands, unless their replies are known."""
         commands = [command for command, _ in self.command_stack]
         if commands and commands[0][:2] == _ABORTS:
-            await self._client.claims.wait_for_slot()
-        replies = self._known_replies(commands)
+            replies = await self._wait_for_aborts()
+        else:
+            replies = self._known_replies(commands)
         if replies is None and raise_on_error and self._can_leave_with_others():
             replies = await self._leave_with_others(commands)
         if replies is None:
@@ -188,11 +189,14 @@ class WorkerPipeline(SafePipeline):
             return [True]
         if first[0] == "GET" and (replies := client.claims.read(first[1])):
             return [replies[name] for name, *_ in commands]
-        if first[:2] == _ABORTS:
-            now = timestamp_ms()
-            if now < client.aborts_known_until_ms:
-                return [[], 0]
-            client.aborts_known_until_ms = now + ABORT_INTERVAL_MS
+        return None
+
+    async def _wait_for_aborts(self) -> list[Any] | None:
+        await self._client.claims.wait_for_slot()
+        now = timestamp_ms()
+        if now < self._client.aborts_known_until_ms:
+            return [[], 0]
+        self._client.aborts_known_until_ms = now + ABORT_INTERVAL_MS
         return None
 
     def _can_leave_with_others(self) -> bool:
