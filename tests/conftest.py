@@ -7,7 +7,10 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import copier._main
+import jinja2
 import pytest
 
 from tests import harness, owner
@@ -17,6 +20,26 @@ from tests import harness, owner
 def interrupts() -> None:
     """Let Ctrl-C reach what tests start: in the background of a shell all of it would ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_copier() -> Iterator[None]:
+    """Save three quarters of the time of each render and update, which are the same byte for byte."""
+    compile_anew, compiled = jinja2.Environment.compile, dict[object, Any]()
+
+    def compile_once(self: jinja2.Environment, source: Any, name: str | None = None, *rest: Any) -> Any:
+        # Environments with the same settings share their lexer.
+        key = (source, name, self.lexer, *self.extensions)
+        if key not in compiled:
+            compiled[key] = compile_anew(self, source, name, *rest)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Copier compiles every part of every path anew, each time.
+        patch.setattr(jinja2.Environment, "compile", compile_once)
+        # It starts git for every file, in case git has been told to ignore modes: `harness` tells it nothing.
+        patch.setattr(copier._main.Worker, "_sync_git_index_executable_bit", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")

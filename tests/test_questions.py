@@ -93,17 +93,19 @@ def test_the_last_queue_runs_where_no_other_does(template: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(("answers", "message"), BAD_ANSWERS.values(), ids=BAD_ANSWERS)
 def test_bad_answer_is_refused(template: Path, tmp_path: Path, answers: dict[str, str], message: str) -> None:
-    data = tmp_path / "answers.yml"
-    data.write_text(yaml.safe_dump(answers))
     project = tmp_path / "project"
-
-    copied = harness.run(
-        "copier", "copy", "--defaults", "--data-file", data, template, project, cwd=tmp_path, check=False
-    )
-
-    assert copied.returncode == 1, copied.stdout + copied.stderr
-    assert message in copied.stderr
+    with pytest.raises(ValueError, match=re.escape(message)):
+        harness.render(template, project, answers)
     assert not project.exists()
+
+
+def test_the_command_refuses_too(template: Path, tmp_path: Path) -> None:
+    answers, message = BAD_ANSWERS["own package"]
+    data = ("--data", f"project_slug={answers['project_slug']}")
+    done = harness.run("copier", "copy", "--defaults", *data, template, "project", cwd=tmp_path, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "project").exists()
 
 
 # --- Names ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import harness
+from tests import harness, owner
 
 # What the second release of the template changes, and so what an update may touch.
 CHANGED = "Makefile.jinja"
@@ -57,12 +57,10 @@ def printed_commands(said: str, heading: str) -> list[str]:
     return [line.strip() for line in rest.splitlines() if line.startswith("  ")]
 
 
-@pytest.mark.parametrize("name", ["texts", "no-worker"])
-def test_update_equals_a_fresh_copy(released: Path, tmp_path: Path, name: str) -> None:
-    answers = harness.variant(name)
+def test_update_equals_a_fresh_copy(released: Path, tmp_path: Path) -> None:
     project, fresh = tmp_path / "project", tmp_path / "fresh"
-    copy(released, project, answers, "1.0.0")
-    copy(released, fresh, answers, "1.1.0")
+    for target, tag in ((project, "1.0.0"), (fresh, "1.1.0")):
+        copy(released, target, harness.variant("texts"), tag)
 
     copier("update", ".", cwd=project)
 
@@ -75,12 +73,8 @@ def test_update_equals_a_fresh_copy(released: Path, tmp_path: Path, name: str) -
     ]
 
 
-def test_copy_takes_the_newest_release(released: Path, tmp_path: Path) -> None:
-    copier("copy", f"git+{released.as_uri()}", "project", cwd=tmp_path)
-    assert yaml.safe_load((tmp_path / "project/.copier-answers.yml").read_text())["_commit"] == "1.1.0"
-
-
 def test_commands_after_copy_work(released: Path, tmp_path: Path) -> None:
+    """The newest release is copied where none is named."""
     (tmp_path / "answers.yml").write_text("project_name: My App\n")
     url = f"git+{released.as_uri()}"
     command = ("copy", "--defaults", "--data-file", "answers.yml", url, "my project")
@@ -92,6 +86,7 @@ def test_commands_after_copy_work(released: Path, tmp_path: Path) -> None:
     commands[-1] += " --dry-run"
     done = harness.run("bash", "-ec", "\n".join(commands), cwd=tmp_path)
     project = tmp_path / "my project"
+    assert yaml.safe_load((project / ".copier-answers.yml").read_text())["_commit"] == "1.1.0"
     assert "uv run my-app dev" in done.stdout
     assert (project / ".venv/bin/my-app").exists()
     assert harness.git("status", "--porcelain", cwd=project) == ""
@@ -99,35 +94,21 @@ def test_commands_after_copy_work(released: Path, tmp_path: Path) -> None:
 
 
 def test_an_update_says_what_comes_next(released: Path, tmp_path: Path) -> None:
+    """Its command lists the conflict, and not the edit of a line that the release does not touch."""
     project = tmp_path / "project"
     copy(released, project, {}, "1.0.0")
+    owner.replace(project / "Makefile", "## run the tests", "## run my tests")
+    owner.replace(project / "Dockerfile", "WORKDIR /app\n", "WORKDIR /app/\n")
+    harness.commit_all(project, "Edit")
+
     said = copier("update", ".", cwd=project).stderr
+
     assert "\n  uv sync\n" in said
     assert "CHANGELOG.md" in said
     assert released.as_uri() in said
     assert all(len(line) <= 80 for line in said.splitlines() if str(tmp_path) not in line)
-
-
-def conflicts_after_edit(released: Path, project: Path, name: str, old: str, new: str) -> list[str]:
-    """Edit a file of a copy, update it, and return what the command that copier prints lists."""
-    copy(released, project, {}, "1.0.0")
-    path = project / name
-    path.write_text(path.read_text().replace(old, new))
-    harness.commit_all(project, "Edit")
-    said = copier("update", ".", cwd=project).stderr
     command, *_ = printed_commands(said, "List these conflicts before you commit:")
-    return harness.run("bash", "-ec", command, cwd=project).stdout.splitlines()
-
-
-def test_command_after_update_lists_conflicts(released: Path, tmp_path: Path) -> None:
-    project = tmp_path / "project"
-    edit = ("Makefile", "## run the tests", "## run my tests")
-    assert conflicts_after_edit(released, project, *edit) == ["Makefile"]
-    assert "<<<<<<<" in (project / "Makefile").read_text()
-
-
-def test_command_after_update_lists_nothing_else(released: Path, tmp_path: Path) -> None:
-    project = tmp_path / "project"
-    edit = ("Dockerfile", "USER 10001", "USER 10001:10001")
-    assert conflicts_after_edit(released, project, *edit) == []
-    assert "USER 10001:10001" in (project / "Dockerfile").read_text()
+    assert harness.run("bash", "-ec", command, cwd=project).stdout.splitlines() == ["Makefile"]
+    marked = {name: text.count(b"<<<<<<<") for name, text in harness.tree(project).items()}
+    assert {name: count for name, count in marked.items() if count} == {"Makefile": 1}
+    assert "WORKDIR /app/\n" in (project / "Dockerfile").read_text()
