@@ -7,6 +7,9 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from typing import Any
 
+from typer.testing import CliRunner
+
+from app.cli.main import app
 from app.core.config import WORKER_QUEUES, WorkerQueue, settings
 from tests.support import QUEUE
 
@@ -29,11 +32,15 @@ async def start(module: str, *arguments: str) -> Process:
     )
 
 
-async def run(module: str, *arguments: str, answer: str = "") -> tuple[int, str, str]:
-    """Run the command; return its exit code, output and error output."""
-    process = await start(module, *arguments)
-    output, errors = await process.communicate(answer.encode())
-    return process.returncode or 0, output.decode(), errors.decode()
+async def run(*arguments: str, answer: str = "") -> tuple[int, str, str]:
+    """Run the command in this process; return its exit code, output and error output."""
+    runner = CliRunner(env={"COLUMNS": "80"})
+    result = await asyncio.to_thread(runner.invoke, app, arguments, input=answer)
+    assert isinstance(result.exception, SystemExit | None)
+    if result.exception and isinstance(said := result.exception.code, str):
+        # Python writes it to the error output, and the runner to the other one.
+        return 1, result.stdout.removesuffix(f"{said}\n"), f"{result.stderr}{said}\n"
+    return result.exit_code, result.stdout, result.stderr
 
 
 if __name__ == "__main__":

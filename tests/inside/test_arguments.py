@@ -263,18 +263,16 @@ async def test_nothing_is_sent_to_a_nearly_full_server(
 
 
 async def test_the_command(redis: ArqRedis) -> None:
-    code, output, _ = await command.run(__name__, "jobs", "tasks", "--json")
+    code, output, _ = await command.run("jobs", "tasks", "--json")
     found = {task["task"]: task for task in json.loads(output) if task["queue"] == "test"}
     assert found["typed"]["description"] == "Say what has come."
     assert found["typed"]["parameters"]["properties"]["limited"]["maximum"] == 10
-    code, output, _ = await command.run(
-        __name__, "jobs", "run", "test", "typed", "--limited", "7", "--json"
-    )
+    code, output, _ = await command.run("jobs", "run", "test", "typed", "--limited", "7", "--json")
     job = json.loads(output)
     assert (code, job["kwargs"], job["state"]) == (0, {"limited": 7}, "queued")
-    code, _, errors = await command.run(__name__, "jobs", "run", "test", "typde")
+    code, _, errors = await command.run("jobs", "run", "test", "typde")
     assert (code, "did you mean 'typed'?" in errors) == (1, True)
     await run_burst(WorkerSettings)
-    assert "succeeded" in (await command.run(__name__, "jobs", "show", job["id"]))[1]
-    assert job["id"] in (await command.run(__name__, "jobs", "list", "--queue", "test"))[1]
-    assert (await command.run(__name__, "jobs", "abort", job["id"]))[0] == 1
+    assert "succeeded" in (await command.run("jobs", "show", job["id"]))[1]
+    assert job["id"] in (await command.run("jobs", "list", "--queue", "test"))[1]
+    assert (await command.run("jobs", "abort", job["id"]))[0] == 1

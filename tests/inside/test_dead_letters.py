@@ -197,16 +197,17 @@ async def test_a_thousand_letters_requeued_by_two_run_once(redis: ArqRedis) -> N
     await run_burst(WorkerSettings)
     assert len(await letters(redis)) == 1000
     # One more is killed while it works.
-    killed = await command.start(__name__, "dead-letters", "requeue", "--all", "--yes")
+    requeue_all = (__name__, "dead-letters", "requeue", "--all", "--yes")
+    killed = await command.start(*requeue_all)
     async with asyncio.timeout(20):
         while await redis.zcard(keys.LETTERS_BY_TIME) == 1000:
             await asyncio.sleep(0)
     killed.kill()
     await killed.communicate()
     done = 1000 - await redis.zcard(keys.LETTERS_BY_TIME)
-    requeue_all = ("dead-letters", "requeue", "--all", "--yes")
-    answers = await asyncio.gather(*(command.run(__name__, *requeue_all) for _ in range(2)))
-    assert sum(int(output.split()[0]) for _, output, _ in answers) == 1000 - done
+    two = [await command.start(*requeue_all) for _ in range(2)]
+    outputs = [(await process.communicate())[0] for process in two]
+    assert sum(int(output.split()[0]) for output in outputs) == 1000 - done
     assert await letters(redis) == []
     worker = await run_burst(WorkerSettings)
     assert (worker.jobs_complete, worker.jobs_failed) == (1000, 0)
@@ -215,7 +216,7 @@ async def test_a_thousand_letters_requeued_by_two_run_once(redis: ArqRedis) -> N
 
 
 async def ask(*arguments: str, answer: str = "") -> tuple[int, str, str]:
-    return await command.run(__name__, "dead-letters", *arguments, answer=answer)
+    return await command.run("dead-letters", *arguments, answer=answer)
 
 
 async def test_the_command(redis: ArqRedis) -> None:
@@ -263,7 +264,7 @@ async def test_no_slip_changes_all_letters(redis: ArqRedis, verb: str) -> None:
             assert "2 dead letters?" in errors
     assert len(await letters(redis)) == 2
     code, output, _ = await ask(verb, "--task", "fail_once", answer="y\n")
-    assert (code, output.strip()) == (0, f"2 {verb}d")
+    assert (code, output.splitlines()[-1]) == (0, f"2 {verb}d")
 
 
 def failed(job_id: str, **changes: Any) -> dict[str, Any]:

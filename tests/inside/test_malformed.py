@@ -114,7 +114,7 @@ async def test_any_bytes_of_a_result_harm_no_other(api: Api, redis: ArqRedis, pl
             await redis.zadd(keys.LETTERS_BY_TIME, {job_id: 1})
     await keep_going(api, redis, *results)
     for arguments in (("list",), ("show", "bad1"), ("list", "--json")):
-        _, _, errors = await command.run(__name__, "dead-letters", *arguments)
+        _, _, errors = await command.run("dead-letters", *arguments)
         assert "Traceback" not in errors
     assert "good" in {letter.id for letter in await list_letters(redis, Filter(), 1000)}
     answer = await requeue(redis, Selection(all=True), check_job)
@@ -209,7 +209,7 @@ async def test_an_id_that_is_not_text_becomes_a_letter(
         await requeue(redis, Selection(ids=[letter["id"]]), check_job) if letter["id"] else None
     )
     assert answer is None or answer.requeued == 0
-    code, output, _ = await command.run(__name__, "dead-letters", "list")
+    code, output, _ = await command.run("dead-letters", "list")
     assert (code, "\x1b" in output) == (0, False)
     body = {"ids": [letter["id"]]} if letter["id"] else {"all": True}
     assert (await api("POST", "/dead-letters/purge", json=body)).json() == {"purged": 1}
