@@ -15,6 +15,7 @@ from redis.exceptions import DataError, ResponseError
 
 from app.components.worker import claims
 from app.components.worker.client import WorkerRedis, worker_client
+from app.components.worker.shared_connection import MAX_REQUEST_BYTES
 from app.core.config import settings
 from app.core.redis import redis_settings
 from tests.support import QUEUE, queue_of, run_burst, running
@@ -333,7 +334,22 @@ async def test_a_transaction_gives_what_redis_py_gives(
         assert await run(worker) == await run(redis)
 
 
-async def test_transactions_of_one_moment_leave_in_one_write(redis: ArqRedis) -> None:
+@pytest.mark.parametrize("commands", PIPELINES.values(), ids=list(PIPELINES))
+async def test_a_command_gives_what_redis_py_gives(
+    redis: ArqRedis, commands: list[tuple[Any, ...]]
+) -> None:
+    async def run(redis: ArqRedis) -> Any:
+        await redis.flushdb()
+        try:
+            return [await getattr(redis, name)(*arguments) for name, *arguments in commands]
+        except (ResponseError, DataError) as error:
+            return type(error)
+
+    async with client() as worker:
+        assert await run(worker) == await run(redis)
+
+
+async def test_what_is_sent_in_one_moment_leaves_in_one_write(redis: ArqRedis) -> None:
     async with client() as worker:
 
         async def add(number: int) -> list[Any]:
@@ -344,8 +360,42 @@ async def test_transactions_of_one_moment_leave_in_one_write(redis: ArqRedis) ->
 
         await add(0)
         before = (await redis.info("stats"))["total_reads_processed"]
-        replies = await asyncio.gather(*(add(number) for number in range(50)))
+        *replies, echo = await asyncio.gather(*map(add, range(50)), worker.echo("text"))
         after = (await redis.info("stats"))["total_reads_processed"]
     assert replies == [[True, str(number).encode()] for number in range(50)]
+    assert echo == b"text"
     # One is that of INFO.
     assert after - before == 2
+
+
+async def test_a_command_that_waits_holds_up_no_other(redis: ArqRedis) -> None:
+    async with client() as worker:
+        first = asyncio.create_task(worker.blpop(["list"], timeout=0))
+        async with asyncio.timeout(60):
+            while not (await redis.info("clients"))["blocked_clients"]:
+                await worker.echo("text")
+        await worker.rpush("list", "value")
+        assert await first == (b"list", b"value")
+        assert not worker.shared._paused_until
+
+
+async def test_a_large_request_holds_up_no_other(redis: ArqRedis) -> None:
+    value = bytes(2 * MAX_REQUEST_BYTES)
+    async with client() as worker:
+        await worker.set("key", value)
+        assert not worker.shared._connection.is_connected
+        assert await worker.get("key") == value
+
+
+async def test_what_the_shared_connection_loses_is_sent_on_another(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(**_: Any) -> None:
+        raise ConnectionError("lost")
+
+    async with client() as worker:
+        monkeypatch.setattr(worker.shared._connection, "read_response", lose)
+        async with worker.pipeline(transaction=True) as pipe:
+            pipe.set("key", 1)
+            replies = await asyncio.gather(pipe.execute(), worker.echo("text"))
+        assert replies == [[True], b"text"]

@@ -184,12 +184,13 @@ class SafePipeline(Pipeline):
 
     async def reset(self) -> None:
         """Survive a server that hangs at UNWATCH: redis-py sets no limit of time there."""
-        try:
-            await in_time(super().reset, RESPONSE_SECONDS)
-        except RedisTimeoutError:
-            # The connection is closed by now, and what it watched is forgotten.
-            self.watching = False
-            await super().reset()  # type: ignore[no-untyped-call]
+        if self.watching and self.connection:
+            try:
+                await in_time(super().reset, RESPONSE_SECONDS)
+            except RedisTimeoutError:
+                # The connection is closed by now, and what it watched is forgotten.
+                self.watching = False
+        await super().reset()  # type: ignore[no-untyped-call]
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Tell a refused transaction from one whose watched key has changed.

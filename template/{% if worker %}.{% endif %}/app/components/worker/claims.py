@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,6 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.exceptions import RedisError, ResponseError
 
-from app.components.worker.transactions import Transactions
 from app.core.redis import PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
 from app.core.scripts import read_script
 
@@ -60,12 +59,16 @@ class Claims:
         self,
         max_jobs: int,
         connection: AbstractConnection,
-        transactions: Transactions,
+        execute: Callable[..., Awaitable[Any]],
     ) -> None:
-        """Take a connection of version 3 of the protocol that does not retry by itself."""
+        """Take a connection of version 3 of the protocol that does not retry by itself.
+
+        `execute` is a client's `execute_command`, for what needs no reply.
+        """
         self.max_jobs = max_jobs
         self._connection = connection
-        self._transactions = transactions
+        self._execute = execute
+        self._executing: set[asyncio.Task[None]] = set()
         self.patience: Retry = Patience(PATIENCE_SECONDS)
         # The value of the locks of a poll tells whose they are when its reply is lost.
         self._name = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
@@ -136,7 +139,7 @@ class Claims:
         if claim.lock_ms != lock_ms:
             self._lock_ms = lock_ms
             lock_key = in_progress_key_prefix + claim.job_id
-            self._transactions.send([("PEXPIRE", lock_key, lock_ms)])
+            self._execute_soon("PEXPIRE", lock_key, lock_ms)
 
     def read(self, job_key: str) -> dict[str, Any] | None:
         """Return the replies to `run_job`, which is the current task, if it has a claim."""
@@ -148,7 +151,9 @@ class Claims:
         return claim.replies
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Send what waits, and close the connection."""
+        if self._executing:
+            await asyncio.wait(self._executing, timeout=RESPONSE_SECONDS)
         await self._connection.disconnect()
 
     def _count_free(self) -> int:
@@ -241,7 +246,16 @@ class Claims:
             ids = [claim.job_id for claim in claims]
             prefixes = in_progress_key_prefix, retry_key_prefix
             script = read_script("release_jobs")
-            self._transactions.send([("EVAL", script, 0, self._value, *prefixes, *ids)])
+            self._execute_soon("EVAL", script, 0, self._value, *prefixes, *ids)
+
+    def _execute_soon(self, *command: Any) -> None:
+        async def execute() -> None:
+            with suppress(RedisError, OSError):
+                await self._execute(*command)
+
+        task = asyncio.create_task(execute())
+        self._executing.add(task)
+        task.add_done_callback(self._executing.discard)
 
     async def _run(self, script: str, keys: Sequence[str], *arguments: Sequence[Any]) -> Any:
         """Run a script. The server remembers which keys it reads, and tells of one change."""

@@ -8,13 +8,14 @@ arq's `Worker` asks Redis for one thing at a time. This client gives it the same
 - `_poll_iteration` looks every `poll_delay`. Here its request waits until the queue changes,
   which Redis reports by `CLIENT TRACKING`, or until the next deferred job is due. While all slots
   are taken it does not look: then `_cancel_aborted_jobs`, which asks last, waits for a job to end.
-- `finish_job` executes a transaction for each job, as tasks may do. Here those of the same moment
-  leave in one write on one connection.
+- `finish_job` executes a transaction for each job, and tasks have commands of their own. Here
+  those of the same moment leave in one write on one connection.
 
 Keys and transactions are those of arq, so workers with and without this client share a queue.
 It is written for arq 0.28: a test names what a newer arq asks in another way.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,11 +27,10 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.client import EMPTY_RESPONSE
 from redis.exceptions import RedisError, ResponseError
 
 from app.components.worker.claims import Claim, Claims
-from app.components.worker.transactions import Transactions
+from app.components.worker.shared_connection import SharedConnection, can_share
 from app.core import keys
 from app.core.config import settings
 from app.core.redis import (
@@ -79,12 +79,8 @@ class WorkerRedis(Client):
         )
 
     def _make_connections(self) -> None:
-        self.transactions = Transactions(self._connection())
-        self.claims = Claims(
-            self.max_jobs,
-            self._connection(protocol=3),
-            self.transactions,
-        )
+        self.shared = SharedConnection(self._connection())
+        self.claims = Claims(self.max_jobs, self._connection(protocol=3), self.execute_command)
 
     def _connection(self, **options: Any) -> AbstractConnection:
         pool = self.connection_pool
@@ -94,16 +90,36 @@ class WorkerRedis(Client):
     def set_retry(self, retry: Retry) -> None:
         """Set the patience of all connections."""
         super().set_retry(retry)
-        self.claims.patience = self.transactions.patience = retry
+        self.claims.patience = retry
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close all connections. The client can be used again, in another event loop too."""
         await self.claims.close()
-        await self.transactions.close()
+        await self.shared.close()
         await self.connection_pool.disconnect()
         # The lock of the old one may belong to this event loop.
         self.connection_pool = self._make_pool()
         self._make_connections()
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Execute a command, on the shared connection if it can be shared."""
+        if can_share(args, options) and (replies := await self.shared.send([args])):
+            return self.parse(replies[0], args, options)
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def parse(self, reply: Any, command: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        """Return what redis-py makes of a reply.
+
+        Raises:
+            redis.exceptions.ResponseError: The reply is an error. redis-py would add the command to
+                that of a transaction, and with it what is secret.
+        """
+        if isinstance(reply, ResponseError):
+            raise reply
+        if callback := self.response_callbacks.get(command[0]):
+            # `keys` is for redis-py's own cache.
+            return callback(reply, **{name: options[name] for name in options if name != "keys"})
+        return reply
 
     async def zrangebyscore(self, *args: Any, **kwargs: Any) -> Any:
         """Lock the jobs that the worker has free slots for, where `_poll_iteration` asks."""
@@ -200,28 +216,24 @@ class WorkerPipeline(SafePipeline):
         return None
 
     def _can_leave_with_others(self) -> bool:
-        is_plain = not any(EMPTY_RESPONSE in options for _, options in self.command_stack)
         is_idle = self.connection is None and not self.scripts
-        return self.is_transaction and bool(self.command_stack) and is_idle and is_plain
+        has_commands = self.is_transaction and bool(self.command_stack)
+        return has_commands and is_idle and all(can_share(*each) for each in self.command_stack)
 
-    async def _leave_with_others(self, commands: list[Any]) -> list[Any]:
+    async def _leave_with_others(self, commands: list[Any]) -> list[Any] | None:
         queue_name = self._client.default_queue_name
         self._client.claims.has_changed_queue |= any(queue_name in each for each in commands)
-        _, *queued, results = await self._client.transactions.send(commands)
-        if isinstance(results, list):
-            results = list(map(self._pass_over_wrong_type, commands, results))
-        # redis-py would add the command to the message, and with it what is secret.
-        for reply in (*queued, results, *(results if isinstance(results, list) else ())):
-            if isinstance(reply, ResponseError):
-                raise reply
-        values = []
-        for result, (command, options) in zip(results, self.command_stack, strict=True):
-            if callback := self.response_callbacks.get(command[0]):
-                # `keys` is for redis-py's own cache.
-                arguments = {name: value for name, value in options.items() if name != "keys"}
-                result = callback(result, **arguments)
-            values.append(result)
-        return values
+        replies = await self._client.shared.send([("MULTI",), *commands, ("EXEC",)])
+        if replies is None:
+            return None
+        _, *queued, results = replies
+        if errors := [reply for reply in (*queued, results) if isinstance(reply, ResponseError)]:
+            raise errors[0]
+        results = map(self._pass_over_wrong_type, commands, results)
+        return [
+            self._client.parse(result, *each)
+            for result, each in zip(results, self.command_stack, strict=True)
+        ]
 
     def _pass_over_wrong_type(self, command: Any, result: Any) -> Any:
         """Read a queue, or ids to abort, of another type as empty: the next poll discards them."""
