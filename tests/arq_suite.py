@@ -106,7 +106,8 @@ def pytest_configure() -> None:
         # A project names both in its `WorkerSettings`.
         stock_init(worker, *args, **options)
         if isinstance(worker._pool, SuiteRedis):
-            worker._pool.max_jobs = worker._pool.claims.max_jobs = worker.max_jobs
+            worker._pool.max_jobs = worker.max_jobs
+            worker._pool._make_connections()
 
     arq.connections.ArqRedis = SuiteRedis  # type: ignore[misc]
     Worker.__init__ = init  # type: ignore[method-assign]

@@ -16,12 +16,14 @@ from redis.exceptions import DataError, ResponseError
 from app.components.worker import claims
 from app.components.worker.client import WorkerRedis, worker_client
 from app.components.worker.shared_connection import MAX_REQUEST_BYTES
+from app.core import keys
 from app.core.config import settings
 from app.core.redis import redis_settings
 from tests.support import QUEUE, queue_of, run_burst, running
 
 RUNS: list[Any] = []
 GATE: list[asyncio.Event] = []
+LISTENER = keys.listener(QUEUE)
 STOCK = {"redis_pool": None}
 # arq's own client leaves its pipeline open then.
 CANCELLED_WHILE_IT_LOCKS = pytest.mark.filterwarnings(
@@ -67,6 +69,12 @@ async def send(redis: ArqRedis, task: str, *args: Any, **options: Any) -> Job:
     job = await redis.enqueue_job(task, *args, _queue_name=QUEUE, **options)
     assert job
     return job
+
+
+async def until_listened(redis: ArqRedis, besides: bytes | None = None) -> None:
+    async with asyncio.timeout(60):
+        while await redis.get(LISTENER) in (None, besides):
+            await asyncio.sleep(0.01)
 
 
 async def locks(redis: ArqRedis) -> list[bytes]:
@@ -145,6 +153,54 @@ async def test_a_deferred_job_wakes_its_worker(redis: ArqRedis, endless_wait: No
         assert await (await send(redis, "try_twice")).result(timeout=20) == 2
 
 
+async def test_one_idle_worker_wakes_for_all(redis: ArqRedis, endless_wait: None) -> None:
+    async def count_claims() -> int:
+        commands = await redis.info("commandstats")
+        return int(commands.get("cmdstat_eval", {"calls": 0})["calls"])
+
+    async with AsyncExitStack() as stack:
+        before = await count_claims()
+        for _ in range(4):
+            await stack.enter_async_context(running(queue_of(note)))
+        async with asyncio.timeout(60):
+            while await count_claims() < before + 4:
+                await asyncio.sleep(0.01)
+        for number in range(20):
+            await (await send(redis, "note", number)).result(timeout=20, poll_delay=0.01)
+        # One for each job that comes, and one for each that ends, instead of four.
+        assert await count_claims() < before + 4 + 4 * 20
+
+
+async def test_a_worker_without_a_slot_wakes_the_others(
+    redis: ArqRedis, endless_wait: None
+) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            queue = queue_of(note, wait_for_gate, max_jobs=1)
+            await stack.enter_async_context(running(queue))
+        for number in range(2):
+            await send(redis, "wait_for_gate")
+            await until(lambda number=number: len(RUNS) == number + 1)
+        await (await send(redis, "note")).result(timeout=20)
+        GATE[0].set()
+
+
+async def test_a_worker_that_stops_no_longer_listens(redis: ArqRedis) -> None:
+    async with running(queue_of(note)):
+        await until_listened(redis)
+    assert not await redis.exists(LISTENER)
+
+
+async def test_a_worker_listens_in_place_of_one_that_was_killed(
+    redis: ArqRedis, endless_wait: None
+) -> None:
+    await redis.set(LISTENER, "killed", px=500)
+    async with running(queue_of(note)):
+        # It does so without a poll.
+        await until_listened(redis, besides=b"killed")
+        await (await send(redis, "note")).result(timeout=20)
+
+
 async def test_a_freed_slot_is_used(redis: ArqRedis, endless_wait: None) -> None:
     async with running(queue_of(note, wait_for_gate, max_jobs=1)):
         first = await send(redis, "wait_for_gate")
@@ -188,7 +244,7 @@ async def test_a_poll_that_is_cancelled_gives_its_locks_back(redis: ArqRedis) ->
     job = await send(redis, "note")
     async with client() as worker:
         await redis.client_pause(300, all=False)
-        poll = asyncio.create_task(worker.claims.poll(QUEUE, 0, 100))
+        poll = asyncio.create_task(worker.claims.poll(0, 100))
         await asyncio.sleep(0.05)
         poll.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -215,7 +271,7 @@ async def test_a_lost_reply_is_asked_for_again(
             return reply
 
         monkeypatch.setattr(connection, "read_response", lose_the_first_claim)
-        assert await worker.claims.poll(QUEUE, 0, 100) == [job.job_id.encode()]
+        assert await worker.claims.poll(0, 100) == [job.job_id.encode()]
         assert lost
         assert await redis.get(retry_key_prefix + job.job_id) == b"1"
 
@@ -293,7 +349,7 @@ async def test_a_queue_of_another_type_is_no_end(redis: ArqRedis) -> None:
     await redis.set(QUEUE, "text")
     pool = worker_client(QUEUE, 10)
     async with pool:
-        assert await pool.claims.poll(QUEUE, 0, 10) == []
+        assert await pool.claims.poll(0, 10) == []
 
 
 PIPELINES = {
@@ -370,11 +426,11 @@ async def test_what_is_sent_in_one_moment_leaves_in_one_write(redis: ArqRedis) -
 
 async def test_a_command_that_waits_holds_up_no_other(redis: ArqRedis) -> None:
     async with client() as worker:
-        first = asyncio.create_task(worker.blpop(["list"], timeout=0))
+        first = asyncio.ensure_future(worker.execute_command("BLPOP", "list", 0))
         async with asyncio.timeout(60):
             while not (await redis.info("clients"))["blocked_clients"]:
                 await worker.echo("text")
-        await worker.rpush("list", "value")
+        await worker.execute_command("RPUSH", "list", "value")
         assert await first == (b"list", b"value")
         assert not worker.shared._paused_until
 

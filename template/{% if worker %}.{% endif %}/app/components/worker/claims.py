@@ -21,6 +21,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.exceptions import RedisError, ResponseError
 
+from app.core import keys
 from app.core.redis import PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
 from app.core.scripts import read_script
 
@@ -29,9 +30,10 @@ from app.core.scripts import read_script
 MAX_WAIT_MS = 450
 # How often a server that refuses CLIENT TRACKING is polled.
 UNTRACKED_WAIT_MS = 80
-# Each change of the queue wakes every idle worker. One that then finds no job gives the others a
-# head start from now on, up to this, so that twenty do not hinder the one that finds it, and that
-# a busy queue costs an idle worker no more than polling would.
+# When the worker that listens has no slot left, all idle ones wake. One that finds no job then
+# gives
+# the others a head start from now on, up to this, so that full listeners cost it no more than
+# polling would.
 MAX_HEAD_START_SECONDS = 0.08
 # For the first jobs, until `start_jobs` names its own time. Longer than `PATIENCE_SECONDS`.
 FIRST_LOCK_MS = 300_000
@@ -57,6 +59,7 @@ class Claims:
 
     def __init__(
         self,
+        queue_name: str,
         max_jobs: int,
         connection: AbstractConnection,
         execute: Callable[..., Awaitable[Any]],
@@ -65,6 +68,8 @@ class Claims:
 
         `execute` is a client's `execute_command`, for what needs no reply.
         """
+        self._queue_name = queue_name
+        self._listener_key = keys.listener(queue_name)
         self.max_jobs = max_jobs
         self._connection = connection
         self._execute = execute
@@ -87,10 +92,11 @@ class Claims:
         self._worker: asyncio.Task[Any] | None = None
         self._is_tracking = False
         self._look_again_ms = 0.0
+        # Whether this worker listens to the queue, as one of the idle ones does for all. The others
+        # listen to the key that names it.
+        self._is_listener = True
         self._is_woken = False
         self._head_start_seconds = 0.0
-        # Whether the worker itself has changed the queue since the last poll.
-        self.has_changed_queue = False
         self._last_refusal = ""
         # Whether a poll has met what `services/malformed.py` discards.
         self.found_malformed = False
@@ -100,20 +106,21 @@ class Claims:
         task = asyncio.current_task()
         if self._worker is None or self._worker.done():
             self._worker = task
+            if task:
+                task.add_done_callback(self._leave)
         return self._worker is task
 
-    async def poll(self, queue_name: str, start: int, num: int) -> list[bytes]:
+    async def poll(self, start: int, num: int) -> list[bytes]:
         """Wait for due jobs, lock them for the free slots, and return their ids."""
         await self._wait()
         if (free := self._count_free()) < 1:
             return []
-        claims = await self._claim(queue_name, start, num, free)
-        if claims:
+        claims = await self._claim(start, num, free)
+        if claims or self._is_listener:
             self._head_start_seconds = 0
-        elif self._is_woken and not self.has_changed_queue:
+        elif self._is_woken:
             longer = max(0.02, 2 * self._head_start_seconds)
             self._head_start_seconds = min(MAX_HEAD_START_SECONDS, longer)
-        self.has_changed_queue = False
         self._locked = {in_progress_key_prefix + claim.job_id: claim for claim in claims}
         # `start_jobs` takes them without a pause.
         asyncio.get_running_loop().call_soon(self._release_unused)
@@ -152,9 +159,15 @@ class Claims:
 
     async def close(self) -> None:
         """Send what waits, and close the connection."""
+        self._is_listener = False
         if self._executing:
             await asyncio.wait(self._executing, timeout=RESPONSE_SECONDS)
         await self._connection.disconnect()
+
+    def _leave(self, _: object) -> None:
+        """Let another worker listen; this one may still have jobs to end."""
+        if self._is_listener:
+            self._execute_soon("DEL", self._listener_key)
 
     def _count_free(self) -> int:
         return self.max_jobs - len(self._started) - len(self._running)
@@ -164,26 +177,34 @@ class Claims:
         self._has_ended.set()
 
     async def _wait(self) -> None:
-        """Wait until the queue has changed, or until the last claim said to look again."""
+        """Wait until the last claim said to look again, or until this worker is to look earlier."""
         self._is_woken = False
-        seconds = (self._look_again_ms - timestamp_ms()) / 1000
-        if seconds <= 0:
-            return
-        if not self._is_tracking:
-            await asyncio.sleep(seconds)
-            return
-        # The claim opens a broken connection again.
-        with suppress(RedisError, OSError):
-            message = await self._connection.read_response(timeout=seconds)
-            self._is_woken = message is not None
+        while not self._is_woken and (ms := self._look_again_ms - timestamp_ms()) > 0:
+            if not self._is_tracking:
+                await asyncio.sleep(ms / 1000)
+                return
+            try:
+                message = await self._connection.read_response(timeout=ms / 1000)
+            except (RedisError, OSError):
+                # The claim opens the connection again.
+                return
+            if message is None:
+                self._head_start_seconds /= 2
+                return
+            self._is_woken = self._is_to_look(message)
         if self._is_woken:
             await asyncio.sleep(self._head_start_seconds)
-        else:
-            self._head_start_seconds /= 2
 
-    async def _claim(self, queue_name: str, start: int, num: int, free: int) -> list[Claim]:
+    def _is_to_look(self, message: list[Any]) -> bool:
+        """Return whether a message about changed keys, all of them if it names none, is for us."""
+        changed = message[1]
+        if not changed or self._listener_key.encode() in changed:
+            self._is_listener = True
+        return self._is_listener
+
+    async def _claim(self, start: int, num: int, free: int) -> list[Claim]:
         self._value = f"{self._name}:{next(self._polls)}"
-        is_again = False
+        is_again, was_listener = False, self._is_listener
 
         async def ask() -> Any:
             nonlocal is_again
@@ -192,25 +213,26 @@ class Claims:
             try:
                 return await self._run(
                     "claim_jobs",
-                    (queue_name, abort_jobs_ss),
+                    (self._queue_name, abort_jobs_ss, self._listener_key),
                     (now, start, num, free, self._value, self._lock_ms, int(is_lost)),
                     (in_progress_key_prefix, job_key_prefix, retry_key_prefix, TRIES_SECONDS),
+                    (self._name,),
                 )
             except ResponseError as error:
                 # A server that is full or read-only, for example, refuses locks.
                 self._warn(error)
                 self.found_malformed |= "WRONGTYPE" in str(error)
-                return [], None
+                return [], None, was_listener
 
         asking = asyncio.create_task(
             self.patience.call_with_retry(ask, lambda _: self._connection.disconnect(nowait=True))
         )
         try:
-            jobs, later = await asyncio.shield(asking)
+            jobs, later, is_listener = await asyncio.shield(asking)
         except asyncio.CancelledError:
             # The worker ends while the reply is on its way.
             with suppress(RedisError, OSError):
-                jobs, _ = await asyncio.wait_for(asking, RESPONSE_SECONDS)
+                jobs, *_ = await asyncio.wait_for(asking, RESPONSE_SECONDS)
                 self._release(self._parse(jobs))
             raise
         self._look_again_ms = timestamp_ms() + (
@@ -218,6 +240,11 @@ class Claims:
         )
         if later:
             self._look_again_ms = min(self._look_again_ms, float(later))
+        # Until it was asked for, nothing was noted.
+        is_new = not was_listener and (is_listener or self._is_listener)
+        self._is_listener = bool(is_listener) or is_new
+        if is_new:
+            self._look_again_ms = 0
         return self._parse(jobs)
 
     def _warn(self, error: ResponseError) -> None:
@@ -257,25 +284,31 @@ class Claims:
         self._executing.add(task)
         task.add_done_callback(self._executing.discard)
 
-    async def _run(self, script: str, keys: Sequence[str], *arguments: Sequence[Any]) -> Any:
-        """Run a script. The server remembers which keys it reads, and tells of one change."""
+    async def _run(self, script: str, names: Sequence[str], *arguments: Sequence[Any]) -> Any:
+        """Run a script. For a listener the server notes what it reads, and tells of one change."""
         if not self._connection.is_connected:
             await self._connect()
         values = itertools.chain(*arguments)
         text = read_script(script)
-        await self._connection.send_command("EVAL", text, len(keys), *keys, *values)
+        commands = [("EVAL", text, len(names), *names, *values)]
+        if self._is_tracking and self._is_listener:
+            commands.insert(0, ("CLIENT CACHING", "YES"))
+        await self._connection.send_packed_command(self._connection.pack_commands(commands))
         while True:
             reply = await self._connection.read_response()
             # A message about a change comes between, and begins with the name of its kind.
             if isinstance(reply[0], list):
                 return reply
+            if isinstance(reply, list):
+                self._is_to_look(reply)
 
     async def _connect(self) -> None:
         try:
             await self._connection.connect()
-            await self._connection.send_command("CLIENT", "TRACKING", "ON")
+            # OPTIN: what follows CLIENT CACHING is noted. NOLOOP: our own changes are not told.
+            await self._connection.send_command("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
             await self._connection.read_response()
-            self._is_tracking = True
+            self._is_tracking = self._is_listener = True
         except ResponseError as error:
             log.warning("Redis refuses CLIENT TRACKING and is polled", error=str(error))
             self._is_tracking = False

@@ -80,7 +80,12 @@ class WorkerRedis(Client):
 
     def _make_connections(self) -> None:
         self.shared = SharedConnection(self._connection())
-        self.claims = Claims(self.max_jobs, self._connection(protocol=3), self.execute_command)
+        self.claims = Claims(
+            self.default_queue_name,
+            self.max_jobs,
+            self._connection(protocol=3),
+            self.execute_command,
+        )
 
     def _connection(self, **options: Any) -> AbstractConnection:
         pool = self.connection_pool
@@ -130,7 +135,7 @@ class WorkerRedis(Client):
             "num",
         }
         if is_poll and self.claims.belong_to_this_task():
-            job_ids = await self.claims.poll(args[0], kwargs["start"], kwargs["num"])
+            job_ids = await self.claims.poll(kwargs["start"], kwargs["num"])
             # Jobs that are locked are to start without a pause.
             if self.claims.found_malformed and not job_ids:
                 self.claims.found_malformed = False
@@ -221,8 +226,6 @@ class WorkerPipeline(SafePipeline):
         return has_commands and is_idle and all(can_share(*each) for each in self.command_stack)
 
     async def _leave_with_others(self, commands: list[Any]) -> list[Any] | None:
-        queue_name = self._client.default_queue_name
-        self._client.claims.has_changed_queue |= any(queue_name in each for each in commands)
         replies = await self._client.shared.send([("MULTI",), *commands, ("EXEC",)])
         if replies is None:
             return None

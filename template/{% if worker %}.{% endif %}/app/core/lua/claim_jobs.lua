@@ -1,15 +1,20 @@
 -- Lock due jobs of a queue and read them: what arq's Worker asks for each job in start_jobs and run_job.
 --
--- KEYS: 1 the queue, 2 the ids to abort
+-- KEYS: 1 the queue, 2 the ids to abort, 3 the name of the worker that listens to the queue
 -- ARGV: 1 the time in ms, 2 how many due ids to skip, 3 how many to look at, 4 how many jobs to lock,
 --       5 the value of the locks, 6 their time to live in ms,
 --       7 '1' if an earlier request of this value got no reply: its locks are the caller's,
---       8 9 10 the prefixes of locks, jobs and counts of tries, 11 the time to live of these counts in s
+--       8 9 10 the prefixes of locks, jobs and counts of tries, 11 the time to live of these counts in s,
+--       12 the name of the caller
 -- Returns: 1 the locked jobs, each as {id, score, job or false, try, 1 if it is to be aborted},
---          2 when to look again in ms: the time itself if due jobs may be left, false if no job waits
+--          2 when to look again in ms: the time itself if due jobs may be left; that of the next deferred job
+--          for the worker that listens; or false,
+--          3 1 if the caller is that worker
 
 -- Enough for any number of small jobs. A reply with many large ones would hold up the server.
 local MAX_BYTES = 1000000
+-- A worker that was killed is followed by another after that. Each renewal wakes the idle ones.
+local LISTENER_MS = 3000
 
 local lock_prefix, job_prefix, tries_prefix = ARGV[8], ARGV[9], ARGV[10]
 
@@ -34,11 +39,31 @@ local function lock(id)
 end
 
 local jobs, bytes = {}, 0
+
+local function is_full()
+  return #jobs == tonumber(ARGV[4])
+end
+
+-- Return 1 if the caller listens to the queue from now on: one worker that has a slot does it for all.
+local function listens()
+  local listener = redis.pcall('GET', KEYS[3])
+  if is_full() then
+    if listener == ARGV[12] then
+      redis.call('DEL', KEYS[3])
+    end
+    return 0
+  end
+  if type(listener) == 'string' and listener ~= ARGV[12] then
+    return 0
+  end
+  if not listener or redis.call('PTTL', KEYS[3]) < LISTENER_MS / 2 then
+    redis.pcall('SET', KEYS[3], ARGV[12], 'PX', LISTENER_MS)
+  end
+  return 1
+end
+
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[2], ARGV[3])
 for i = 1, #due, 2 do
-  if #jobs == tonumber(ARGV[4]) or bytes > MAX_BYTES then
-    return {jobs, ARGV[1]}
-  end
   local id = due[i]
   local try = lock(id)
   if try then
@@ -49,7 +74,13 @@ for i = 1, #due, 2 do
     bytes = bytes + (job and #job or 0)
     local aborted = redis.pcall('ZREM', KEYS[2], id)
     table.insert(jobs, {id, due[i + 1], job, try, tonumber(aborted) or 0})
+    if is_full() or bytes > MAX_BYTES then
+      return {jobs, ARGV[1], listens()}
+    end
   end
 end
-local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return {jobs, later[2] or false}
+local is_listener, later = listens(), {}
+if is_listener == 1 then
+  later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+end
+return {jobs, later[2] or false, is_listener}
