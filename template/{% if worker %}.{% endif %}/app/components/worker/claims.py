@@ -306,8 +306,9 @@ class Claims:
         try:
             await self._connection.connect()
             # OPTIN: what follows CLIENT CACHING is noted. NOLOOP: our own changes are not told.
-            await self._connection.send_command("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
-            await self._connection.read_response()
+            for command in ("TRACKING", "ON", "OPTIN", "NOLOOP"), ("CACHING", "YES"):
+                await self._connection.send_command("CLIENT", *command)
+                await self._connection.read_response()
             self._is_tracking = self._is_listener = True
         except ResponseError as error:
             log.warning("Redis refuses CLIENT TRACKING and is polled", error=str(error))

@@ -6,8 +6,10 @@ arq's `Worker` asks Redis for one thing at a time. This client gives it the same
   `run_job` reads it in a fifth. Here one script locks and reads as many jobs as there are free
   slots when `_poll_iteration` asks, and the other requests are served from its reply.
 - `_poll_iteration` looks every `poll_delay`. Here its request waits until the queue changes,
-  which Redis reports by `CLIENT TRACKING`, or until the next deferred job is due. While all slots
-  are taken it does not look: then `_cancel_aborted_jobs`, which asks last, waits for a job to end.
+  which Redis reports by `CLIENT TRACKING`, or until the next deferred job is due. Of several idle
+  workers one listens to the queue, and the others to the key that names it.
+- While all slots are taken it does not look: then `_cancel_aborted_jobs`, which asks last, waits
+  for a job to end.
 - `finish_job` executes a transaction for each job, and tasks have commands of their own. Here
   those of the same moment leave in one write on one connection.
 
