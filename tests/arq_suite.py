@@ -100,6 +100,12 @@ def pytest_configure() -> None:
             self.job_serializer = options.get("job_serializer")
             self.job_deserializer = options.get("job_deserializer")
 
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            # `create_pool` sets the queue at last; a project names it when it makes a client.
+            if name == "default_queue_name" and hasattr(self, "claims"):
+                self._make_connections()
+
     # arq reads the names of the settings from its signature.
     @functools.wraps(stock_init)
     def init(worker: Worker, *args: Any, **options: Any) -> None:
