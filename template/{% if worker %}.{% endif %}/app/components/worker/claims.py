@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -193,7 +194,7 @@ class Claims:
                 return
             self._is_woken = self._is_to_look(message)
         if self._is_woken:
-            await asyncio.sleep(self._head_start_seconds)
+            await asyncio.sleep(self._head_start_seconds * random.random())  # noqa: S311
 
     def _is_to_look(self, message: list[Any]) -> bool:
         """Return whether a message about changed keys, all of them if it names none, is for us."""
@@ -235,9 +236,9 @@ class Claims:
                 jobs, *_ = await asyncio.wait_for(asking, RESPONSE_SECONDS)
                 self._release(self._parse(jobs))
             raise
-        self._look_again_ms = timestamp_ms() + (
-            MAX_WAIT_MS if self._is_tracking else UNTRACKED_WAIT_MS
-        )
+        # At no fixed distance: idle workers that wake together must not poll together from then on.
+        wait_ms = MAX_WAIT_MS if self._is_tracking else UNTRACKED_WAIT_MS
+        self._look_again_ms = timestamp_ms() + wait_ms * random.uniform(0.8, 1)  # noqa: S311
         if later:
             self._look_again_ms = min(self._look_again_ms, float(later))
         # Until it was asked for, nothing was noted.

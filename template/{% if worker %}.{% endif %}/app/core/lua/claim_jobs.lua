@@ -14,7 +14,7 @@
 -- Enough for any number of small jobs. A reply with many large ones would hold up the server.
 local MAX_BYTES = 1000000
 -- A worker that was killed is followed by another after that. Each renewal wakes the idle ones.
-local LISTENER_MS = 3000
+local LISTENER_MS = 5000
 
 local lock_prefix, job_prefix, tries_prefix = ARGV[8], ARGV[9], ARGV[10]
 
