@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +118,23 @@ def tools(shared: Path, rendered: Callable[[str], Path]) -> Path:
         harness.run(*command, cwd=project, UV_PROJECT_ENVIRONMENT=str(path), UV_PYTHON=python)
 
     return build_once(path, build) / "bin"
+
+
+@pytest.fixture(scope="session")
+def check(shared: Path) -> Callable[..., None]:
+    """Return a function that runs a project's `make check`, or mypy as another command runs it.
+
+    What mypy has read of the libraries serves every project that has the same settings for it.
+    """
+
+    def check(project: Path, *command: str | Path) -> None:
+        settings = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"]
+        # With others it would read all of them anew, and with another Python it has a folder of its own.
+        cache = shared / "-".join(["mypy", *settings.get("untyped_calls_exclude", [])])
+        with harness.locked(cache.with_suffix(".lock")):
+            harness.run(*(command or ("make", "check")), cwd=project, MYPY_CACHE_DIR=str(cache))
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def repository(tmp_path: Path) -> Path:
     return repository
 
 
-def test_a_queue_is_added(repository: Path, tmp_path: Path) -> None:
+def test_a_queue_is_added(repository: Path, check: Callable[..., None], tmp_path: Path) -> None:
     template, project = tmp_path / "template", tmp_path / "project"
     template.mkdir()
     for name in ("copier.yml", "extensions", "template"):
@@ -53,7 +54,7 @@ def test_a_queue_is_added(repository: Path, tmp_path: Path) -> None:
     assert {name for name in compose["services"] if "worker" in name} == {"worker-system", "worker-email"}
     assert "worker-email: " in (project / "Procfile").read_text()
     harness.install(project)
-    harness.run("make", "check", cwd=project)
+    check(project)
     harness.run("uv", "run", "pytest", "-q", "tests/test_email.py", "tests/test_queues.py", cwd=project)
     (commented := tmp_path / "commented").mkdir()
     harness.render(template, commented, {"queue_email": "commented"})

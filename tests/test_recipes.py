@@ -29,7 +29,7 @@ def project(installed: Callable[[str], Path]) -> Iterator[Path]:
     harness.git("clean", "--quiet", "--force", "-d", "app", "tests", "send_report.py", cwd=path)
 
 
-def test_the_recipes_work(project: Path) -> None:
+def test_the_recipes_work(project: Path, check: Callable[..., None]) -> None:
     page = (project / "docs/recipes.md").read_text()
     files = [block.split("\n", 1) for block in code_blocks(page, "python")]
     for name, text in files:
@@ -37,14 +37,14 @@ def test_the_recipes_work(project: Path) -> None:
         assert not path.exists(), path
         path.write_text(text)
     assert len(files) >= 8
-    check = ("uv", "run", "ruff")
+    ruff = ("uv", "run", "ruff")
     own = [
         str(path) for name, _ in files if (path := project / name.removeprefix("# ")).name != "send_report.py"
     ]
-    harness.run(*check, "check", "--ignore", "D1", *own, cwd=project)
-    harness.run(*check, "format", "--check", *own, cwd=project)
+    harness.run(*ruff, "check", "--ignore", "D1", *own, cwd=project)
+    harness.run(*ruff, "format", "--check", *own, cwd=project)
     shutil.copy(INSIDE, project / "tests/test_recipes.py")
-    harness.run("uv", "run", "mypy", cwd=project)
+    check(project, "uv", "run", "mypy")
     harness.run("uv", "run", "lint-imports", cwd=project)
     harness.run(
         "uv", "run", "pytest", "--quiet", "tests/test_reports.py", "tests/test_recipes.py", cwd=project

@@ -55,8 +55,8 @@ def test_groups_are_kept(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("name", [grouped("full"), grouped("no-worker")])
-def test_own_checks_pass(installed: Callable[[str], Path], name: str) -> None:
-    harness.run("make", "check", cwd=installed(name))
+def test_own_checks_pass(installed: Callable[[str], Path], check: Callable[..., None], name: str) -> None:
+    check(installed(name))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

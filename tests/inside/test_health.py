@@ -21,6 +21,7 @@ from app.services.health import check_disk, check_health, check_redis
 from app.services.queues import MAX_WAIT_SECONDS, check_queue
 from app.services.workers import MAX_SILENCE_SECONDS, Worker
 from tests.conftest import API_KEY
+from tests.inside import command
 from tests.support import run_command, running
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -218,17 +219,17 @@ async def test_the_api_answers_without_redis(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_the_command_passes_with_every_worker(every_worker: None) -> None:
-    assert await run_command("health", "probe") == (0, "pass\n", "")
-    code, output, _ = await run_command("health", "status", "--detailed")
+    assert await command.run("health", "probe") == (0, "pass\n", "")
+    code, output, _ = await command.run("health", "status", "--detailed")
     assert code == 0
     assert output.count("s ago") == len(WORKER_QUEUES)
-    code, output, _ = await run_command("health", "status", "--json")
+    code, output, _ = await command.run("health", "status", "--json")
     assert (code, json.loads(output)["status"]) == (0, "pass")
     assert output.isascii()
 
 
 async def test_the_command_fails_without_a_worker(redis: ArqRedis) -> None:
-    code, output, errors = await run_command("health", "status")
+    code, output, errors = await command.run("health", "status")
     assert (code, errors) == (1, "")
     assert output.count("no worker has reported") == len(WORKER_QUEUES)
 
