@@ -82,9 +82,10 @@ def rendered(shared: Path, template: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def installed(shared: Path, template: Path) -> Callable[[str], Path]:
+def installed(shared: Path, template: Path) -> Callable[..., Path]:
     """Return a function that gives a named variant as its user has it: committed and installed.
 
+    Tests with a purpose of their own have an installation for it, beside which others edit theirs.
     It is skipped where no Python on this machine is new enough for the variant.
     """
 
@@ -92,8 +93,8 @@ def installed(shared: Path, template: Path) -> Callable[[str], Path]:
         harness.commit_all(harness.render(template, path, harness.variant(name)), "Render")
         harness.install(path)
 
-    def get(name: str) -> Path:
-        path = shared / "installed" / name
+    def get(name: str, purpose: str = "") -> Path:
+        path = shared / "installed" / f"{name}{purpose}"
         path.parent.mkdir(exist_ok=True)
         try:
             return build_once(path, lambda: build(path, name))

@@ -22,7 +22,7 @@ PAGES = ["", "jobs", "jobs/new", "jobs/new?queue=media&task=make_thumbnail", "de
 PATIENCE_MS = 60_000
 
 pytestmark = [
-    pytest.mark.xdist_group("installed-full"),
+    pytest.mark.xdist_group("installed-full-to-watch"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 
@@ -59,11 +59,11 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(
-    installed: Callable[[str], Path], redis_port: int, tmp_path_factory: pytest.TempPathFactory
+    installed: Callable[..., Path], redis_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     with ExitStack() as stack:
         url = f"redis://127.0.0.1:{redis_port}/0"
-        yield Site(installed("full"), tmp_path_factory.mktemp("site"), url, stack)
+        yield Site(installed("full", "-to-watch"), tmp_path_factory.mktemp("site"), url, stack)
 
 
 @pytest.fixture(scope="module")

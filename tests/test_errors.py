@@ -85,10 +85,15 @@ def test_wrong_password(project: Path, tools: Path, tmp_path: Path, command: tup
     assert "REDIS_URL" in line
 
 
-@pytest.mark.parametrize("command", [PROBE, WORKER, SERVE, DEV], ids=["probe", "arq", "serve", "dev"])
 @pytest.mark.parametrize("url", GARBAGE.values(), ids=GARBAGE)
-def test_garbage_for_a_url(project: Path, command: tuple[str, ...], url: str) -> None:
-    line = fails_with_a_line(project, *command, REDIS_URL=url)
+def test_garbage_for_a_url(project: Path, url: str) -> None:
+    line = fails_with_a_line(project, *PROBE, REDIS_URL=url)
+    assert line.startswith("REDIS_URL in the environment or in .env: ")
+
+
+@pytest.mark.parametrize("command", [WORKER, SERVE, DEV], ids=["arq", "serve", "dev"])
+def test_every_command_reads_the_url(project: Path, command: tuple[str, ...]) -> None:
+    line = fails_with_a_line(project, *command, REDIS_URL=GARBAGE["no scheme"])
     assert line.startswith("REDIS_URL in the environment or in .env: ")
 
 

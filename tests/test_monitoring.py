@@ -32,7 +32,7 @@ for part in (metrics.RedisCollector([]), metrics.WEB, metrics.WORKER):
     print(generate_latest(part).decode())
 """
 
-pytestmark = pytest.mark.xdist_group("installed-full")
+pytestmark = pytest.mark.xdist_group("installed-full-to-watch")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,8 +54,8 @@ QUIET = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
 
 
 @pytest.fixture(scope="module")
-def project(installed: Callable[[str], Path]) -> Path:
-    return installed("full")
+def project(installed: Callable[..., Path]) -> Path:
+    return installed("full", "-to-watch")
 
 
 def test_rules_are_right(project: Path) -> None:
