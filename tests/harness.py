@@ -139,7 +139,7 @@ def publish_template(target: Path) -> Path:
     return target
 
 
-def render(template: Path, target: Path, answers: Mapping[str, Any], tag: str | None = None) -> Path:
+def render(template: Path | str, target: Path, answers: Mapping[str, Any], tag: str | None = None) -> Path:
     """Render the newest release, or that of `tag`, as `copier copy --defaults` does, without trust."""
     copier.run_copy(str(template), target, data=dict(answers), vcs_ref=tag, defaults=True, quiet=True)
     return target
