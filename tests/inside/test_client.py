@@ -201,6 +201,19 @@ async def test_a_worker_listens_in_place_of_one_that_was_killed(
         await (await send(redis, "note")).result(timeout=20)
 
 
+@pytest.mark.parametrize("change", [["FLUSHDB"], ["LPUSH", LISTENER, "text"]])
+async def test_a_worker_listens_whatever_becomes_of_its_key(
+    redis: ArqRedis, endless_wait: None, change: list[str]
+) -> None:
+    async with running(queue_of(note)), running(queue_of(note)):
+        await until_listened(redis)
+        await redis.delete(LISTENER)
+        command: Any = redis.execute_command
+        await command(*change)
+        for number in range(3):
+            await (await send(redis, "note", number)).result(timeout=20, poll_delay=0.01)
+
+
 async def test_a_freed_slot_is_used(redis: ArqRedis, endless_wait: None) -> None:
     async with running(queue_of(note, wait_for_gate, max_jobs=1)):
         first = await send(redis, "wait_for_gate")
