@@ -96,7 +96,6 @@ class Claims:
         # Whether this worker listens to the queue, as one of the idle ones does for all. The others
         # listen to the key that names it.
         self._is_listener = True
-        self._is_woken = False
         self._head_start_seconds = 0.0
         self._last_refusal = ""
         # Whether a poll has met what `services/malformed.py` discards.
@@ -113,13 +112,13 @@ class Claims:
 
     async def poll(self, start: int, num: int) -> list[bytes]:
         """Wait for due jobs, lock them for the free slots, and return their ids."""
-        await self._wait()
+        is_woken = await self._wait()
         if (free := self._count_free()) < 1:
             return []
         claims = await self._claim(start, num, free)
         if claims or self._is_listener:
             self._head_start_seconds = 0
-        elif self._is_woken:
+        elif is_woken:
             longer = max(0.02, 2 * self._head_start_seconds)
             self._head_start_seconds = min(MAX_HEAD_START_SECONDS, longer)
         self._locked = {in_progress_key_prefix + claim.job_id: claim for claim in claims}
@@ -177,24 +176,23 @@ class Claims:
         self._running.discard(task)
         self._has_ended.set()
 
-    async def _wait(self) -> None:
-        """Wait until the last claim said to look again, or until this worker is to look earlier."""
-        self._is_woken = False
-        while not self._is_woken and (ms := self._look_again_ms - timestamp_ms()) > 0:
+    async def _wait(self) -> bool:
+        """Wait until the last claim said to look again, or return True if Redis says it earlier."""
+        while (ms := self._look_again_ms - timestamp_ms()) > 0:
             if not self._is_tracking:
                 await asyncio.sleep(ms / 1000)
-                return
+                return False
             try:
                 message = await self._connection.read_response(timeout=ms / 1000)
             except (RedisError, OSError):
                 # The claim opens the connection again.
-                return
+                return False
             if message is None:
                 self._head_start_seconds /= 2
-                return
-            self._is_woken = self._is_to_look(message)
-        if self._is_woken:
-            await asyncio.sleep(self._head_start_seconds * random.random())  # noqa: S311
+            elif self._is_to_look(message):
+                await asyncio.sleep(self._head_start_seconds * random.random())  # noqa: S311
+                return True
+        return False
 
     def _is_to_look(self, message: list[Any]) -> bool:
         """Return whether a message about changed keys, all of them if it names none, is for us."""
