@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,6 +32,7 @@ from app.core.redis import (
     create_client,
     describe_server,
     find_weakness,
+    in_time,
     redis_settings,
 )
 from app.services.health import check_redis
@@ -167,6 +169,16 @@ async def test_patience_is_one_figure() -> None:
         with pytest.raises(RedisError):
             await client.ping()
         assert 0.5 < asyncio.get_running_loop().time() - start < 2
+
+
+async def test_a_reply_that_came_while_a_task_blocked_is_read(redis: ArqRedis) -> None:
+    await redis.ping()
+    reply = asyncio.ensure_future(in_time(lambda: redis.incr("key"), 0.2))
+    # Long enough for the request to leave.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    time.sleep(0.5)
+    assert await reply == 1
 
 
 async def test_a_full_server_is_waited_for(redis: ArqRedis) -> None:

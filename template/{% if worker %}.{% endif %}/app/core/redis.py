@@ -145,9 +145,15 @@ async def in_time(do: Callable[[], Awaitable[Any]], seconds: float) -> Any:
     Raises:
         redis.exceptions.TimeoutError: There was no reply in time.
     """
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(seconds):
-            return await do()
+        async with asyncio.timeout(None) as limit:
+            # A task may have blocked the event loop meanwhile: a reply that is there is read first.
+            timer = loop.call_later(seconds, lambda: limit.reschedule(loop.time() + 0.05))
+            try:
+                return await do()
+            finally:
+                timer.cancel()
     except TimeoutError as error:
         raise RedisTimeoutError(f"no reply within {seconds:g} s") from error
 
