@@ -326,7 +326,7 @@ async def test_a_worker_drains_after_the_server_was_full(redis: ArqRedis) -> Non
     finally:
         await redis.config_set("maxmemory", 0)
     async with asyncio.timeout(60):
-        while await redis.zcard(QUEUE):
+        while await redis.zcard(QUEUE) or worker.tasks:
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

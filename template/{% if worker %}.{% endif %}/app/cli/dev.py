@@ -97,6 +97,7 @@ async def run(commands: dict[str, str], environment: dict[str, str]) -> int:
     guard = await asyncio.create_subprocess_shell(
         GUARD, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
     )
+    assert guard.stdin  # noqa: S101 - for the type checker
     processes: dict[str, Process] = {}
     output: dict[str, asyncio.Task[None]] = {}
     for name, command in commands.items():
@@ -109,7 +110,6 @@ async def run(commands: dict[str, str], environment: dict[str, str]) -> int:
             limit=MAX_LINE_BYTES,
             start_new_session=True,
         )
-        assert guard.stdin  # noqa: S101 - for the type checker
         guard.stdin.write(f"-{process.pid} ".encode())
         output[name] = asyncio.create_task(show_output(name, process, stopped))
     banner = asyncio.create_task(show_banner(processes, environment.get("API_KEY")))
@@ -132,6 +132,9 @@ async def run(commands: dict[str, str], environment: dict[str, str]) -> int:
         if names:
             await stop([processes[name] for name in names], [output[name] for name in names])
     guard.kill()
+    # Both, or Python complains of what is still open when the event loop is closed.
+    guard.stdin.close()
+    await guard.wait()
     return code
 
 
@@ -213,10 +216,11 @@ async def find_problem(redis: ArqRedis) -> str:
 
 async def stop(processes: Iterable[Process], output: Iterable[asyncio.Task[None]]) -> None:
     """End process groups, by force after `STOP_SECONDS`, and wait for the last of their output."""
+    ends = [*output, *(asyncio.create_task(process.wait()) for process in processes)]
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-        _, running = await asyncio.wait(output, timeout=STOP_SECONDS)
+        _, running = await asyncio.wait(ends, timeout=STOP_SECONDS)
         if not running:
             return
