@@ -122,11 +122,11 @@ def run_jobs(
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int) -> Table:
-    """Run each contender in each round, so that all meet the same machine."""
+    """Run each contender in each round, so that all meet the same machine; the order alternates."""
     table: Table = {name: {} for name in contenders}
     for number in range(rounds):
-        for name, run in contenders.items():
-            for unit, value in run().items():
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
+            for unit, value in contenders[name]().items():
                 table[name].setdefault(unit, []).append(value)
             progress(f"  round {number + 1}: {name:<26}{table[name]['rate'][-1]:10,.0f} jobs/s")
     return table

@@ -191,11 +191,20 @@ async def test_a_worker_that_stops_no_longer_listens(redis: ArqRedis) -> None:
     assert not await redis.exists(LISTENER)
 
 
-async def test_a_worker_listens_in_place_of_one_that_was_killed(
+async def test_a_new_worker_listens_in_place_of_one_that_was_killed(
     redis: ArqRedis, endless_wait: None
 ) -> None:
-    await redis.set(LISTENER, "killed", px=500)
+    await redis.set(LISTENER, "killed")
     async with running(queue_of(note)):
+        await (await send(redis, "note")).result(timeout=20)
+
+
+async def test_an_idle_worker_listens_in_place_of_one_that_was_killed(
+    redis: ArqRedis, endless_wait: None
+) -> None:
+    async with running(queue_of(note)):
+        await until_listened(redis)
+        await redis.set(LISTENER, "killed", px=500)
         # It does so without a poll.
         await until_listened(redis, besides=b"killed")
         await (await send(redis, "note")).result(timeout=20)

@@ -215,7 +215,6 @@ class Claims:
                     (self._queue_name, abort_jobs_ss, self._listener_key),
                     (now, start, num, free, self._value, self._lock_ms, int(is_lost)),
                     (in_progress_key_prefix, job_key_prefix, retry_key_prefix, TRIES_SECONDS),
-                    (self._name,),
                 )
             except ResponseError as error:
                 # A server that is full or read-only, for example, refuses locks.
@@ -285,9 +284,11 @@ class Claims:
 
     async def _run(self, script: str, names: Sequence[str], *arguments: Sequence[Any]) -> Any:
         """Run a script. For a listener the server notes what it reads, and tells of one change."""
-        if not self._connection.is_connected:
+        is_new = not self._connection.is_connected
+        if is_new:
             await self._connect()
-        values = itertools.chain(*arguments)
+        takes_over = int(is_new and self._is_tracking)
+        values = itertools.chain(*arguments, (self._name, takes_over))
         text = read_script(script)
         commands = [("EVAL", text, len(names), *names, *values)]
         if self._is_tracking and self._is_listener:

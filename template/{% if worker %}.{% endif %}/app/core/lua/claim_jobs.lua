@@ -5,7 +5,7 @@
 --       5 the value of the locks, 6 their time to live in ms,
 --       7 '1' if an earlier request of this value got no reply: its locks are the caller's,
 --       8 9 10 the prefixes of locks, jobs and counts of tries, 11 the time to live of these counts in s,
---       12 the name of the caller
+--       12 the name of the caller, 13 '1' if it takes over, as a new one does: the last one may be dead
 -- Returns: 1 the locked jobs, each as {id, score, job or false, try, 1 if it is to be aborted},
 --          2 when to look again in ms: the time itself if due jobs may be left; that of the next deferred job
 --          for the worker that listens; or false,
@@ -13,7 +13,7 @@
 
 -- Enough for any number of small jobs. A reply with many large ones would hold up the server.
 local MAX_BYTES = 1000000
--- A worker that was killed is followed by another after that. Each renewal wakes the idle ones.
+-- Another worker follows one that was killed after that. Each renewal wakes the idle ones.
 local LISTENER_MS = 5000
 
 local lock_prefix, job_prefix, tries_prefix = ARGV[8], ARGV[9], ARGV[10]
@@ -53,11 +53,13 @@ local function listens()
     end
     return 0
   end
-  if type(listener) == 'string' and listener ~= ARGV[12] then
+  if type(listener) == 'string' and listener ~= ARGV[12] and ARGV[13] ~= '1' then
     return 0
   end
-  if not listener or redis.call('PTTL', KEYS[3]) < LISTENER_MS / 2 then
+  if listener ~= ARGV[12] or redis.call('PTTL', KEYS[3]) < LISTENER_MS / 2 then
     redis.pcall('SET', KEYS[3], ARGV[12], 'PX', LISTENER_MS)
+    -- Redis forgets who has read a key when it changes.
+    redis.call('EXISTS', KEYS[3])
   end
   return 1
 end
