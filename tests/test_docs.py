@@ -200,7 +200,7 @@ def test_commands_of_the_own_readme_work(template: Path, tmp_path: Path) -> None
 
 def shape(line: str) -> str:
     """Return a line without what differs from run to run."""
-    return re.sub(r"\s+", " ", re.sub(r"\b[0-9a-f]{12}\b|#+|\d+(\.\d+)?", "", line))
+    return re.sub(r"\s+", " ", re.sub(r"\b[0-9a-f]{12}\b|#+|\d+(,\d{3})*(\.\d+)?", "", line))
 
 
 def test_the_terminal_output_is_real(project: Path, redis_url: str, tmp_path: Path) -> None:

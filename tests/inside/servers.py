@@ -1,5 +1,7 @@
 """Real servers of each kind that REDIS_URL can name: with a password, with users, and with TLS."""
 
+import asyncio
+import queue
 import socket
 import ssl
 import subprocess
@@ -94,30 +96,42 @@ def tls(port: int, certificates: Path, client_certificate: bool = False) -> Iter
         context.load_verify_locations(certificates / "ca.pem")
         context.verify_mode = ssl.CERT_REQUIRED
 
-    def pump(source: socket.socket, target: socket.socket) -> None:
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+        target.close()
 
-    def serve(client: socket.socket) -> None:
-        with (
-            suppress(OSError),
-            context.wrap_socket(client, server_side=True) as secured,
-            socket.create_connection(("127.0.0.1", port)) as server,
-        ):
-            back = threading.Thread(target=pump, args=(server, secured), daemon=True)
-            back.start()
-            pump(secured, server)
-            back.join()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            writer.transport.abort()
+            return
+        try:
+            await asyncio.gather(pump(reader, to_server), pump(from_server, writer))
+        finally:
+            for each in (writer, to_server):
+                each.transport.abort()
 
-    def listen() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+    # Its own event loop, beside the test's. Threads for each direction would share an SSL object,
+    # and with it the interpreter crashes now and then.
+    started: queue.Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = queue.Queue()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=listen, daemon=True).start()
-        yield listener.getsockname()[1]
-        # Wakes `accept`.
-        listener.shutdown(socket.SHUT_RDWR)
+    async def listen() -> None:
+        stopped = asyncio.Event()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        own_port = server.sockets[0].getsockname()[1]
+        started.put((asyncio.get_running_loop(), stopped, own_port))
+        await stopped.wait()
+        server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(listen(),), daemon=True)
+    thread.start()
+    loop, stopped, own_port = started.get(timeout=60)
+    try:
+        yield own_port
+    finally:
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join()

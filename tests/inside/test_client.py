@@ -384,7 +384,7 @@ PIPELINES = {
     ],
     "scores": [("zadd", "z", {"m": 1.5}), ("zrange", "z", 0, -1, False, True)],
     "flags": [("set", "a", "b", 5), ("expire", "a", 10), ("exists", "a", "b")],
-    "two words": [("set", "a", 1), ("object", "ENCODING", "a"), ("memory_usage", "a")],
+    "two words": [("set", "a", 1), ("object", "ENCODING", "a"), ("config_get", "save")],
     "bytes": [("set", b"a", b"\xff\x00"), ("get", b"a"), ("mget", "a", "b")],
     "empty": [("mget", [])],
     "an error in one": [("set", "a", "x"), ("incr", "a")],
