@@ -31,10 +31,9 @@ from app.core.scripts import read_script
 MAX_WAIT_MS = 450
 # How often a server that refuses CLIENT TRACKING is polled.
 UNTRACKED_WAIT_MS = 80
-# When the worker that listens has no slot left, all idle ones wake. One that finds no job then
-# gives
-# the others a head start from now on, up to this, so that full listeners cost it no more than
-# polling would.
+# When the worker that listens has no slot left, all idle ones wake. One that then finds no job
+# gives the others a head start from now on, up to this, so that full listeners cost it no more
+# than polling would.
 MAX_HEAD_START_SECONDS = 0.08
 # For the first jobs, until `start_jobs` names its own time. Longer than `PATIENCE_SECONDS`.
 FIRST_LOCK_MS = 300_000
@@ -211,7 +210,6 @@ class Claims:
             now = timestamp_ms()
             try:
                 return await self._run(
-                    "claim_jobs",
                     (self._queue_name, abort_jobs_ss, self._listener_key),
                     (now, start, num, free, self._value, self._lock_ms, int(is_lost)),
                     (in_progress_key_prefix, job_key_prefix, retry_key_prefix, TRIES_SECONDS),
@@ -282,15 +280,14 @@ class Claims:
         self._executing.add(task)
         task.add_done_callback(self._executing.discard)
 
-    async def _run(self, script: str, names: Sequence[str], *arguments: Sequence[Any]) -> Any:
-        """Run a script. For a listener the server notes what it reads, and tells of one change."""
+    async def _run(self, names: Sequence[str], *arguments: Sequence[Any]) -> Any:
+        """Claim jobs. For a listener the server notes what it reads, and tells of one change."""
         is_new = not self._connection.is_connected
         if is_new:
             await self._connect()
         takes_over = int(is_new and self._is_tracking)
         values = itertools.chain(*arguments, (self._name, takes_over))
-        text = read_script(script)
-        commands = [("EVAL", text, len(names), *names, *values)]
+        commands = [("EVAL", read_script("claim_jobs"), len(names), *names, *values)]
         if self._is_tracking and self._is_listener:
             commands.insert(0, ("CLIENT CACHING", "YES"))
         await self._connection.send_packed_command(self._connection.pack_commands(commands))

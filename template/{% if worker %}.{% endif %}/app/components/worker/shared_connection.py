@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -93,7 +94,7 @@ class SharedConnection:
         while self._waiting:
             requests, self._waiting = self._waiting, []
             try:
-                await in_time(lambda: self._exchange(requests), RESPONSE_SECONDS)  # noqa: B023 - called at once
+                await in_time(partial(self._exchange, requests), RESPONSE_SECONDS)
             except PASSING_ERRORS:
                 self._paused_until = asyncio.get_running_loop().time() + PAUSE_SECONDS
                 await self._connection.disconnect(nowait=True)

@@ -13,7 +13,7 @@
 
 -- Enough for any number of small jobs. A reply with many large ones would hold up the server.
 local MAX_BYTES = 1000000
--- Another worker follows one that was killed after that. Each renewal wakes the idle ones.
+-- How long a worker that was killed is still named. Each renewal wakes the idle ones.
 local LISTENER_MS = 5000
 
 local lock_prefix, job_prefix, tries_prefix = ARGV[8], ARGV[9], ARGV[10]
