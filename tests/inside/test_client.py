@@ -242,6 +242,20 @@ async def test_no_more_jobs_are_locked_than_slots_are_free(redis: ArqRedis) -> N
         await asyncio.gather(*(job.result(timeout=20) for job in jobs))
 
 
+async def test_jobs_behind_locked_ones_are_found(redis: ArqRedis) -> None:
+    for number in range(250):
+        await send(redis, "note", number, _job_id=f"{number:03}")
+    others = [f"{in_progress_key_prefix}{number:03}" for number in range(240)]
+    for lock in others:
+        await redis.set(lock, "another worker", ex=60)
+    async with running(queue_of(note, max_jobs=10, queue_read_limit=245)):
+        await until(lambda: len(RUNS) >= 5)
+        await redis.delete(*others)
+        await until(lambda: len(RUNS) == 250)
+    # The limit of ids that are looked at holds.
+    assert sorted(RUNS[:5]) == [240, 241, 242, 243, 244]
+
+
 async def test_locks_that_are_not_used_are_given_back(redis: ArqRedis) -> None:
     queue = queue_of(wait_for_gate, max_jobs=10)
     for number in range(5):

@@ -22,6 +22,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.exceptions import RedisError, ResponseError
 
+from app.components.worker.shared_connection import pack
 from app.core import keys
 from app.core.redis import PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
 from app.core.scripts import read_script
@@ -287,10 +288,11 @@ class Claims:
             await self._connect()
         takes_over = int(is_new and self._is_tracking)
         values = itertools.chain(*arguments, (self._name, takes_over))
-        commands = [("EVAL", read_script("claim_jobs"), len(names), *names, *values)]
+        script = read_script("claim_jobs")
+        commands: list[tuple[Any, ...]] = [("EVAL", script, len(names), *names, *values)]
         if self._is_tracking and self._is_listener:
-            commands.insert(0, ("CLIENT CACHING", "YES"))
-        await self._connection.send_packed_command(self._connection.pack_commands(commands))
+            commands.insert(0, ("CLIENT", "CACHING", "YES"))
+        await self._connection.send_packed_command(pack(self._connection, commands))
         while True:
             reply = await self._connection.read_response()
             # A message about a change comes between, and begins with the name of its kind.

@@ -33,6 +33,17 @@ def can_share(command: Sequence[Any], options: Mapping[str, Any]) -> bool:
     return is_plain and isinstance(name, str) and not NOT_SHARED.match(name)
 
 
+def pack(connection: AbstractConnection, commands: Sequence[tuple[Any, ...]]) -> bytes:
+    """Return commands as they are sent."""
+    try:
+        if not any(" " in str(name) for name, *_ in commands):
+            return b"".join(map(hiredis.pack_command, commands))
+    except TypeError:
+        pass
+    # Names of two words and other types are left to redis-py, which takes eight times as long.
+    return b"".join(connection.pack_commands(commands))
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is sent, how many replies it has, and the future that gets them."""
@@ -65,7 +76,7 @@ class SharedConnection:
         loop = asyncio.get_running_loop()
         if loop.time() < self._paused_until:
             return None
-        data = self._pack(commands)
+        data = pack(self._connection, commands)
         if len(data) > MAX_REQUEST_BYTES:
             return None
         request = Request(data, len(commands), loop.create_future())
@@ -80,15 +91,6 @@ class SharedConnection:
         if self._sender:
             await asyncio.wait([self._sender], timeout=RESPONSE_SECONDS)
         await self._connection.disconnect()
-
-    def _pack(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
-        try:
-            if not any(" " in str(name) for name, *_ in commands):
-                return b"".join(map(hiredis.pack_command, commands))
-        except TypeError:
-            pass
-        # Names of two words and other types are left to redis-py, which takes eight times as long.
-        return b"".join(self._connection.pack_commands(commands))
 
     async def _send(self) -> None:
         while self._waiting:

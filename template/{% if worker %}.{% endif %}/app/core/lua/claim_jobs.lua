@@ -15,6 +15,8 @@
 local MAX_BYTES = 1000000
 -- How long a worker that was killed is still named. Each renewal wakes the idle ones.
 local LISTENER_MS = 5000
+-- How many ids are read at a time: most polls find enough among the first.
+local STEP = 100
 
 local lock_prefix, job_prefix, tries_prefix = ARGV[8], ARGV[9], ARGV[10]
 
@@ -23,6 +25,9 @@ local function lock(id)
   local key, tries = lock_prefix .. id, tries_prefix .. id
   local count
   if redis.call('SET', key, ARGV[5], 'NX', 'PX', ARGV[6]) then
+    if redis.call('SET', tries, 1, 'NX', 'EX', ARGV[11]) then
+      return 1
+    end
     count = redis.pcall('INCR', tries)
   elseif ARGV[7] == '1' and redis.pcall('GET', key) == ARGV[5] then
     count = redis.pcall('GET', tries)
@@ -38,6 +43,7 @@ local function lock(id)
   return tonumber(count)
 end
 
+local has_aborts = redis.call('EXISTS', KEYS[2]) == 1
 local jobs, bytes = {}, 0
 
 local function is_full()
@@ -64,22 +70,27 @@ local function listens()
   return 1
 end
 
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[2], ARGV[3])
-for i = 1, #due, 2 do
-  local id = due[i]
-  local try = lock(id)
-  if try then
-    local job = redis.pcall('GET', job_prefix .. id)
-    if type(job) ~= 'string' then
-      job = false
-    end
-    bytes = bytes + (job and #job or 0)
-    local aborted = redis.pcall('ZREM', KEYS[2], id)
-    table.insert(jobs, {id, due[i + 1], job, try, tonumber(aborted) or 0})
-    if is_full() or bytes > MAX_BYTES then
-      return {jobs, ARGV[1], listens()}
+local first, last = tonumber(ARGV[2]), ARGV[2] + ARGV[3]
+while first < last do
+  local count = math.min(STEP, last - first)
+  local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', first, count)
+  for i = 1, #due, 2 do
+    local id = due[i]
+    local try = lock(id)
+    if try then
+      local job = redis.pcall('GET', job_prefix .. id)
+      if type(job) ~= 'string' then
+        job = false
+      end
+      bytes = bytes + (job and #job or 0)
+      local aborted = has_aborts and redis.pcall('ZREM', KEYS[2], id)
+      table.insert(jobs, {id, due[i + 1], job, try, tonumber(aborted) or 0})
+      if is_full() or bytes > MAX_BYTES then
+        return {jobs, ARGV[1], listens()}
+      end
     end
   end
+  first = #due < 2 * count and last or first + count
 end
 local is_listener, later = listens(), {}
 if is_listener == 1 then
