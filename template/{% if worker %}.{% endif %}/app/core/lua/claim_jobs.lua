@@ -25,6 +25,7 @@ local function lock(id)
   local key, tries = lock_prefix .. id, tries_prefix .. id
   local count
   if redis.call('SET', key, ARGV[5], 'NX', 'PX', ARGV[6]) then
+    -- Most jobs are at their first try, which takes one command.
     if redis.call('SET', tries, 1, 'NX', 'EX', ARGV[11]) then
       return 1
     end
@@ -71,7 +72,7 @@ local function listens()
 end
 
 local first, last = tonumber(ARGV[2]), ARGV[2] + ARGV[3]
-while first < last do
+repeat
   local count = math.min(STEP, last - first)
   local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', first, count)
   for i = 1, #due, 2 do
@@ -90,8 +91,8 @@ while first < last do
       end
     end
   end
-  first = #due < 2 * count and last or first + count
-end
+  first = first + count
+until first >= last or #due < 2 * count
 local is_listener, later = listens(), {}
 if is_listener == 1 then
   later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
