@@ -190,14 +190,19 @@ def _turns(processes: list[psutil.Process], share: float) -> Iterator[None]:
         thread.join()
 
 
-def idle_shares(processes: list[psutil.Process], rounds: int) -> list[float]:
-    """Return what share of a core each process uses on average, in percent, of each round of 8 s."""
-    shares = []
+def idle_shares(groups: Mapping[str, list[psutil.Process]], rounds: int) -> dict[str, list[float]]:
+    """Return what share of a core a process of each group uses on average, in percent, in each round of 20 s.
+
+    The groups are measured at the same time. The kernel counts in hundredths of a second.
+    """
+    shares: dict[str, list[float]] = {name: [] for name in groups}
     for _ in range(rounds):
-        start, before = time.monotonic(), sum(map(cpu_seconds, processes))
-        time.sleep(8)
-        used = sum(map(cpu_seconds, processes)) - before
-        shares.append(used / len(processes) / (time.monotonic() - start) * 100)
+        start = time.monotonic()
+        before = {name: sum(map(cpu_seconds, group)) for name, group in groups.items()}
+        time.sleep(20)
+        for name, group in groups.items():
+            used = sum(map(cpu_seconds, group)) - before[name]
+            shares[name].append(used / len(group) / (time.monotonic() - start) * 100)
     return shares
 
 

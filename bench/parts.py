@@ -118,18 +118,19 @@ def measure_idle(bench: Bench) -> Table:
         names = {"system": "System", "load_test": "LoadTest", "media": "Media"}
         workers = {queue: bench.worker(stack, f"bench.workers.{name}") for queue, name in names.items()}
         waits = bench.project("wait", 200, *workers)
-        for queue, worker in workers.items():
-            table[queue] = describe_idle(waits[queue], [worker], bench.rounds)
+        shares = idle_shares({queue: [worker] for queue, worker in workers.items()}, bench.rounds)
+        for queue in workers:
+            table[queue] = describe_idle(waits[queue], shares[queue])
     with ExitStack() as stack:
         herd = [bench.worker(stack, "bench.workers.LoadTest", number) for number in range(20)]
+        name = "load_test, 20 workers"
         (herd_waits,) = bench.project("wait", 200, "load_test").values()
-        table["load_test, 20 workers"] = describe_idle(herd_waits, herd, bench.rounds)
+        table[name] = describe_idle(herd_waits, idle_shares({name: herd}, bench.rounds)[name])
     return table
 
 
-def describe_idle(waits: list[float], workers: list[psutil.Process], rounds: int) -> dict[str, list[float]]:
-    """Return how long jobs waited, in ms, and what share of a core each worker uses, in percent."""
-    shares = idle_shares(workers, rounds)
+def describe_idle(waits: list[float], shares: list[float]) -> dict[str, list[float]]:
+    """Return how long jobs waited, in ms, beside what share of a core a worker used, in percent."""
     return {"p50": [quantile(waits, 50)], "p99": [quantile(waits, 99)], "cpu": shares}
 
 

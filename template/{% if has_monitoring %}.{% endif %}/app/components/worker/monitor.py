@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
 from arq import func
@@ -41,7 +42,9 @@ class RunningJob:
     is_slow: bool = False
 
 
-_running: dict[asyncio.Task[Any], RunningJob] = {}
+# arq drops the task of a job that ended, and the job goes with it: a callback would cost each job
+# a turn of the event loop.
+_running: WeakKeyDictionary[asyncio.Task[Any], RunningJob] = WeakKeyDictionary()
 _timeouts: dict[str, float] = {}
 
 
@@ -50,8 +53,6 @@ def note_start(ctx: dict[str, Any], names: dict[str, Any]) -> None:
     task, now = asyncio.current_task(), time.time()
     if task:
         _running[task] = RunningJob(now, _timeouts.get(names["task"], 300), names)
-        # arq's task of a job ends with the job.
-        task.add_done_callback(_running.pop)
         if span := trace_run(names):
             task.add_done_callback(lambda _: span.end())
     metrics.count_start(names["queue"], names["task"], now - ctx["score"] / 1000)
@@ -65,8 +66,9 @@ async def monitor_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
     beats = itertools.count()
     while not stopping.is_set():
         now = time.time()
-        metrics.beat(queue, [job.start for job in _running.values()], now)
-        for job in _running.values():
+        running = [job for task, job in _running.items() if not task.done()]
+        metrics.beat(queue, [job.start for job in running], now)
+        for job in running:
             if not job.is_slow and now - job.start > job.timeout * SLOW_SHARE:
                 job.is_slow = True
                 log.warning(
