@@ -50,9 +50,8 @@ NAMES = [task.__name__ for task in TASKS]
 @pytest.fixture(autouse=True)
 def known_tasks() -> Iterator[None]:
     """Zeros for the queue of these tests, which is not in WORKER_QUEUES."""
-    for metric in (metrics.JOBS, metrics.WAIT, metrics.DURATION, metrics.CRON):
+    for metric in (metrics.JOBS, metrics.WAIT.series, metrics.DURATION.series, metrics.CRON):
         metric.clear()
-    metrics._series.cache_clear()
     metrics.begin_working("test", "0", NAMES, ["cron:sweep"])
     yield
     metrics._tasks.pop("test")
@@ -89,8 +88,8 @@ async def test_each_outcome_is_counted_once(
         job = await enqueue(redis, queue, wait)
         while not monitor._running:
             await asyncio.sleep(0.01)
-        (found,) = monitor._running.values()
-        assert found.names["job_id"] == job.job_id
+        ((_, names),) = monitor._running.values()
+        assert names["job_id"] == job.job_id
         with pytest.raises(asyncio.CancelledError):
             await job.result(timeout=5, poll_delay=0.01) if await abort(job) else None
     assert (jobs("wait", "aborted"), jobs("wait", "failed")) == (1, 0)
@@ -107,6 +106,10 @@ async def test_a_wait_counts_from_when_the_job_was_due(redis: ArqRedis) -> None:
     metrics.count_start("test", "succeed", -5)
     labels = {"queue": "test", "task": "succeed"}
     assert metrics.WORKER.get_sample_value("arq_job_wait_seconds_sum", labels) == 0.3
+    metrics.count_start("test", "succeed", 0.5)
+    buckets = [{**labels, "le": end} for end in ("0.005", "0.25", "0.5", "+Inf")]
+    name = "arq_job_wait_seconds_bucket"
+    assert [metrics.WORKER.get_sample_value(name, bucket) for bucket in buckets] == [1, 1, 3, 3]
 
 
 def test_names_that_a_sender_makes_up_share_a_label() -> None:

@@ -5,21 +5,22 @@ so the number of series is bounded. Each series is there from the start, with 0.
 """
 
 import time
+from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from redis.asyncio.client import Pipeline
 
 from app.core.serializer import Result
@@ -30,7 +31,7 @@ from app.services.queues import QueueStatus, show_queue
 OUTCOMES = ("succeeded", "failed", "retried", "aborted", "expired")
 UNKNOWN = "unknown"
 # The upper ends of the buckets, in seconds: those of the history.
-SECONDS = [end / 1000 for end in BUCKETS]
+SECONDS = tuple(end / 1000 for end in BUCKETS)
 
 # The time at which each series was made doubles their number, and nothing asks for it.
 disable_created_metrics()
@@ -39,26 +40,47 @@ disable_created_metrics()
 WORKER = CollectorRegistry()
 WEB = CollectorRegistry()
 
+
+class Times(Collector):
+    """A histogram of seconds by queue and task.
+
+    With prometheus-client's own, the two observations of a job are 4 % of its CPU.
+    """
+
+    def __init__(self, name: str, documentation: str) -> None:
+        """Take the name and the documentation of the metric."""
+        self._metric = name, documentation
+        # How many were in each bucket, and their sum in seconds.
+        self.series: dict[tuple[str, str], tuple[list[int], list[float]]] = {}
+        WORKER.register(self)
+
+    def begin(self, queue: str, task: str) -> tuple[list[int], list[float]]:
+        """Show zeros for a task."""
+        return self.series.setdefault((queue, task), ([0] * len(SECONDS), [0.0]))
+
+    def observe(self, queue: str, task: str, seconds: float) -> None:
+        """Count one job."""
+        counts, total = self.series.get((queue, task)) or self.begin(queue, task)
+        counts[bisect_left(SECONDS, seconds)] += 1
+        total[0] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the histogram."""
+        metric = HistogramMetricFamily(*self._metric, labels=("queue", "task"))
+        for labels, (counts, total) in list(self.series.items()):
+            buckets = zip(map(floatToGoString, SECONDS), accumulate(counts), strict=True)
+            metric.add_metric(labels, list(buckets), total[0])
+        yield metric
+
+
 JOBS = Counter(
     "arq_jobs",
     "Jobs by how they ended, and their retries",
     ["queue", "task", "outcome"],
     registry=WORKER,
 )
-DURATION = Histogram(
-    "arq_job_duration_seconds",
-    "How long the last try of a job ran",
-    ["queue", "task"],
-    registry=WORKER,
-    buckets=SECONDS,
-)
-WAIT = Histogram(
-    "arq_job_wait_seconds",
-    "How long a job waited from when it was due",
-    ["queue", "task"],
-    registry=WORKER,
-    buckets=SECONDS,
-)
+DURATION = Times("arq_job_duration_seconds", "How long the last try of a job ran")
+WAIT = Times("arq_job_wait_seconds", "How long a job waited from when it was due")
 IN_PROGRESS = Gauge("arq_jobs_in_progress", "Running jobs", ["queue"], registry=WORKER)
 LONGEST = Gauge(
     "arq_longest_running_job_start_timestamp_seconds",
@@ -98,7 +120,7 @@ def count(results: Sequence[Result], _: Pipeline) -> None:
         tally[queue, task, outcome] += 1
         if data["t"] > 1:
             tally[queue, task, "retried"] += data["t"] - 1
-        _series(DURATION, queue, task).observe((data["ft"] - data["st"]) / 1000)
+        DURATION.observe(queue, task, (data["ft"] - data["st"]) / 1000)
         if outcome == "succeeded" and data["f"].startswith("cron:"):
             CRON.labels(task).set(data["ft"] / 1000)
     for labels, number in tally.items():
@@ -107,7 +129,7 @@ def count(results: Sequence[Result], _: Pipeline) -> None:
 
 def count_start(queue: str, task: str, wait_seconds: float) -> None:
     """Count how long a job waited that starts now."""
-    _series(WAIT, queue, _known(queue, task)).observe(max(wait_seconds, 0))
+    WAIT.observe(queue, _known(queue, task), max(wait_seconds, 0))
 
 
 def count_enqueued(queue: str, task: str) -> None:
@@ -130,8 +152,8 @@ def begin_working(queue: str, version: str, tasks: Collection[str], crons: Colle
     for task in (*tasks, *crons, UNKNOWN):
         for outcome in OUTCOMES:
             JOBS.labels(queue, task, outcome)
-        DURATION.labels(queue, task)
-        WAIT.labels(queue, task)
+        DURATION.begin(queue, task)
+        WAIT.begin(queue, task)
     for cron in crons:
         CRON.labels(cron)
 
@@ -186,12 +208,6 @@ class RedisCollector(Collector):
         yield GaugeMetricFamily(
             "arq_redis_memory_ratio", "The used share of maxmemory", self.memory_ratio
         )
-
-
-@cache
-def _series(histogram: Histogram, queue: str, task: str) -> Histogram:
-    """Return a series, whose look-up by prometheus-client takes as long as an observation."""
-    return histogram.labels(queue, task)
 
 
 def _known(queue: str, task: str) -> str:

@@ -4,10 +4,9 @@ import asyncio
 import itertools
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import structlog
 from arq import func
@@ -32,19 +31,12 @@ SLOW_SHARE = 0.5
 log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class RunningJob:
-    """A job that runs, from its start in seconds of the epoch."""
-
-    start: float
-    timeout: float
-    names: dict[str, Any]
-    is_slow: bool = False
-
-
-# arq drops the task of a job that ended, and the job goes with it: a callback would cost each job
-# a turn of the event loop.
-_running: WeakKeyDictionary[asyncio.Task[Any], RunningJob] = WeakKeyDictionary()
+# The start of each running job, in seconds of the epoch, and the names of its log context. arq
+# drops the task of a job that ended, and the entry goes with it: a callback, or an object of our
+# own, would each be 1 % of a job's CPU.
+_running: WeakKeyDictionary[asyncio.Task[Any], tuple[float, dict[str, Any]]] = WeakKeyDictionary()
+# The tasks of jobs that were warned of.
+_slow: WeakSet[asyncio.Task[Any]] = WeakSet()
 _timeouts: dict[str, float] = {}
 
 
@@ -52,7 +44,7 @@ def note_start(ctx: dict[str, Any], names: dict[str, Any]) -> None:
     """Note that the job of the current asyncio task starts, by the names of its log context."""
     task, now = asyncio.current_task(), time.time()
     if task:
-        _running[task] = RunningJob(now, _timeouts.get(names["task"], 300), names)
+        _running[task] = now, names
         if span := trace_run(names):
             task.add_done_callback(lambda _: span.end())
     metrics.count_start(names["queue"], names["task"], now - ctx["score"] / 1000)
@@ -66,14 +58,13 @@ async def monitor_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
     beats = itertools.count()
     while not stopping.is_set():
         now = time.time()
-        running = [job for task, job in _running.items() if not task.done()]
-        metrics.beat(queue, [job.start for job in running], now)
-        for job in running:
-            if not job.is_slow and now - job.start > job.timeout * SLOW_SHARE:
-                job.is_slow = True
-                log.warning(
-                    "slow job", seconds=round(now - job.start), timeout=job.timeout, **job.names
-                )
+        running = [(task, *job) for task, job in _running.items() if not task.done()]
+        metrics.beat(queue, [start for _, start, _ in running], now)
+        for task, start, names in running:
+            timeout = _timeouts.get(names["task"], 300)
+            if task not in _slow and now - start > timeout * SLOW_SHARE:
+                _slow.add(task)
+                log.warning("slow job", seconds=round(now - start), timeout=timeout, **names)
         if next(beats) % BEATS_PER_REPORT == 0 and queue in WORKER_QUEUES:
             try:
                 await report_crons(redis, queues.settings(queue).cron_jobs)
