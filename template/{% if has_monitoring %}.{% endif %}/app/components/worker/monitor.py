@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from app import NAME
 from app.components.worker import queues
-from app.components.worker.tracing import trace_run
+from app.components.worker.tracing import runs_are_traced, trace_run
 from app.core.config import WORKER_QUEUES, settings
 from app.services import metrics
 from app.services.crons import report_crons
@@ -88,6 +88,8 @@ def _begin(queue: str) -> None:
         _timeouts.update({cron.name: cron.timeout_s or timeout for cron in worker.cron_jobs})
         tasks = [function.name for function in functions]
         crons = [cron.name for cron in worker.cron_jobs]
+    # `startup` may set a provider after this.
+    runs_are_traced.cache_clear()
     metrics.begin_working(queue, version(NAME), tasks, crons)
 
 

@@ -6,6 +6,7 @@ those of its conventions for messaging, in which a queue is a destination and a 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from opentelemetry import context, propagate, trace
@@ -19,7 +20,7 @@ tracer = trace.get_tracer(__name__)
 @contextmanager
 def trace_sending(queue: str, task: str, job_id: str) -> Iterator[None]:
     """Let the job that is enqueued within carry the place of its sending in the trace."""
-    if not _is_on():
+    if not _has_provider():
         yield
         return
     with _start("send", queue, task, job_id, SpanKind.PRODUCER) as span:
@@ -33,9 +34,18 @@ def trace_sending(queue: str, task: str, job_id: str) -> Iterator[None]:
             carried.reset(token)
 
 
+@cache
+def runs_are_traced() -> bool:
+    """Return whether there was a provider when the worker started its first job.
+
+    OpenTelemetry also looks for one in the environment, each time: 2 % of a job's CPU.
+    """
+    return _has_provider()
+
+
 def trace_run(names: dict[str, Any]) -> Span | None:
     """Begin the span of a run in the current asyncio task, which is one of arq's; end it there."""
-    if not _is_on():
+    if not runs_are_traced():
         return None
     parent = propagate.extract(carried.get() or {})
     labels = names["queue"], names["task"], names["job_id"]
@@ -67,5 +77,5 @@ def _start(
     return tracer.start_span(f"{verb} {queue}", parent, kind, attributes)
 
 
-def _is_on() -> bool:
+def _has_provider() -> bool:
     return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
