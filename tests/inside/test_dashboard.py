@@ -3,6 +3,7 @@
 import asyncio
 import html
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from app.components.backend.cross_origin import is_cross_origin
 from app.components.backend.main import create_app
 from app.components.worker.queues import load_test, system
+from app.core import keys
 from app.core.config import settings
 from app.services.dead_letters import Filter, count_letters
 from app.services.job_lookup import load_call
@@ -153,6 +155,21 @@ async def test_the_overview_says_what_is_wrong_and_how_to_fix_it(browser: TestCl
     await sign_in(browser)
     text = await get(browser, "")
     assert "python -m arq app.components.worker.queues.system.WorkerSettings" in text
+
+
+async def test_the_overview_says_how_long_jobs_wait_and_run(
+    browser: TestClient, redis: ArqRedis
+) -> None:
+    await sign_in(browser)
+    assert "≤" not in await get(browser, "")
+    minute = keys.history_row(60, int(time.time()) // 60 * 60)
+    counts = {"system:waits:4": 19, "system:waits:13": 1, "system:runs:7": 1}
+    await redis.hset(minute, mapping=counts)  # type: ignore[misc]
+    text = await get(browser, "")
+    assert "<dt>wait p95, 1 h</dt><dd>≤ 100 ms</dd>" in text
+    assert "<dt>run p95, 1 h</dt><dd>≤ 1 s</dd>" in text
+    await redis.hset(minute, "system:waits:13", "2")  # type: ignore[misc]
+    assert "<dt>wait p95, 1 h</dt><dd>over 60 s</dd>" in await get(browser, "")
 
 
 async def test_a_cron_job_runs_now(browser: TestClient, redis: ArqRedis) -> None:

@@ -103,8 +103,8 @@ async def test_a_key_of_another_type_is_an_empty_history(redis: ArqRedis) -> Non
 
 
 def test_percentiles_are_the_ends_of_buckets() -> None:
-    buckets = [0] * len(history.BUCKETS)
-    assert percentile(buckets, 0.5) is None
-    buckets[0], buckets[3] = 9, 1
-    assert percentile(buckets, 0.5) == 5
-    assert percentile(buckets, 0.99) == 50
+    first, second = ([0] * len(history.BUCKETS) for _ in range(2))
+    assert percentile([first, second], 0.5) is None
+    first[0], second[3] = 9, 1
+    assert percentile([first, second], 0.5) == 5
+    assert percentile([first, second], 0.99) == 50

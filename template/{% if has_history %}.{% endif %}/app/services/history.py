@@ -154,10 +154,14 @@ async def read_rows(
     }
 
 
-def percentile(buckets: Sequence[int], share: float) -> float | None:
-    """Return the upper end of the bucket that holds this share of all, in milliseconds."""
-    wanted, seen = share * sum(buckets), 0
-    for end, count in zip(BUCKETS, buckets, strict=True):
+def percentile(rows: Sequence[Sequence[int]], share: float) -> float | None:
+    """Return what this share of all waits, or runs, of some rows took at most, in milliseconds.
+
+    It is the upper end of a bucket, and None if nothing was counted.
+    """
+    counts = [sum(counts) for counts in zip(*rows, strict=True)]
+    wanted, seen = share * sum(counts), 0
+    for end, count in zip(BUCKETS, counts, strict=True):
         seen += count
         if count and seen >= wanted:
             return end
