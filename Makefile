@@ -25,7 +25,7 @@ check: $(UV) ## lint this repository and check its types
 faults: $(UV) ## kill, cut, fill and hang real servers and workers; FAULTS=full for the full counts
 	$(UV) run python -m tests.faults
 
-bench: $(UV) ## measure the default project beside stock arq, SAQ and taskiq; takes a quarter of an hour
+bench: $(UV) ## measure the default project beside stock arq, SAQ and taskiq; takes twenty minutes
 	$(UV) run python -m bench
 
 bench-scale: $(UV) ## measure 1, 2, 4, 6 and 8 workers, each with 15 % of a core; takes ten minutes

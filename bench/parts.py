@@ -112,26 +112,26 @@ def fill_peer(bench: Bench, name: str, task: str) -> None:
 
 def measure_idle(bench: Bench) -> Table:
     """An idle worker of each queue, and twenty of one queue."""
-    table: Table = {}
     with ExitStack() as stack:
         # The queues themselves, with a no-op beside their own tasks.
         names = {"system": "System", "load_test": "LoadTest", "media": "Media"}
-        workers = {queue: bench.worker(stack, f"bench.workers.{name}") for queue, name in names.items()}
-        waits = bench.project("wait", 200, *workers)
-        shares = idle_shares({queue: [worker] for queue, worker in workers.items()}, bench.rounds)
-        for queue in workers:
-            table[queue] = describe_idle(waits[queue], shares[queue])
+        workers = {queue: [bench.worker(stack, f"bench.workers.{name}")] for queue, name in names.items()}
+        table = describe_idle(bench, workers)
     with ExitStack() as stack:
         herd = [bench.worker(stack, "bench.workers.LoadTest", number) for number in range(20)]
-        name = "load_test, 20 workers"
-        (herd_waits,) = bench.project("wait", 200, "load_test").values()
-        table[name] = describe_idle(herd_waits, idle_shares({name: herd}, bench.rounds)[name])
-    return table
+        (figures,) = describe_idle(bench, {"load_test": herd}).values()
+        return table | {"load_test, 20 workers": figures}
 
 
-def describe_idle(waits: list[float], shares: list[float]) -> dict[str, list[float]]:
-    """Return how long jobs waited, in ms, beside what share of a core a worker used, in percent."""
-    return {"p50": [quantile(waits, 50)], "p99": [quantile(waits, 99)], "cpu": shares}
+def describe_idle(bench: Bench, workers: Mapping[str, list[psutil.Process]]) -> Table:
+    """Return how long jobs wait in each queue, in ms, and what share of a core a worker uses, in percent."""
+    rounds = [bench.project("wait", 200, *workers) for _ in range(bench.rounds)]
+    shares = idle_shares(workers, bench.rounds)
+    return {
+        queue: {f"p{share}": [quantile(waits[queue], share) for waits in rounds] for share in (50, 99)}
+        | {"cpu": shares[queue]}
+        for queue in workers
+    }
 
 
 def measure_scale(bench: Bench) -> Table:

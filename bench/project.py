@@ -172,7 +172,7 @@ async def wait(redis: ArqRedis, count: str, *names: str) -> dict[str, list[int]]
         numbers = range(1, int(count) + 1)
         for number in numbers:
             # At no fixed distance, which could keep step with the worker's poll.
-            await asyncio.sleep(random.uniform(0.1, 0.4))
+            await asyncio.sleep(random.uniform(0.05, 0.2))
             job = await enqueue(number)
         await job.result(timeout=PATIENCE, poll_delay=0.1)
         results = await read_results(redis, [f"{run}:{number}" for number in numbers])
