@@ -86,14 +86,14 @@ async def test_each_outcome_is_counted_once(
 
     async with running(queue):
         job = await enqueue(redis, queue, wait)
-        while not monitor._running:
+        while not monitor.running_jobs():
             await asyncio.sleep(0.01)
-        ((_, names),) = monitor._running.values()
+        ((_, _, names),) = monitor.running_jobs()
         assert names["job_id"] == job.job_id
         with pytest.raises(asyncio.CancelledError):
             await job.result(timeout=5, poll_delay=0.01) if await abort(job) else None
     assert (jobs("wait", "aborted"), jobs("wait", "failed")) == (1, 0)
-    assert not monitor._running
+    assert not monitor.running_jobs()
 
 
 async def abort(job: Job) -> bool:

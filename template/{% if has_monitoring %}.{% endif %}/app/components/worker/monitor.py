@@ -31,9 +31,9 @@ SLOW_SHARE = 0.5
 log = structlog.stdlib.get_logger(__name__)
 
 
-# The start of each running job, in seconds of the epoch, and the names of its log context. arq
-# drops the task of a job that ended, and the entry goes with it: a callback, or an object of our
-# own, would each be 1 % of a job's CPU.
+# The start of each job, in seconds of the epoch, and the names of its log context. Some time after
+# a job, arq drops its task, and the entry goes with it: a callback, or an object of our own, would
+# each be 1 % of a job's CPU.
 _running: WeakKeyDictionary[asyncio.Task[Any], tuple[float, dict[str, Any]]] = WeakKeyDictionary()
 # The tasks of jobs that were warned of.
 _slow: WeakSet[asyncio.Task[Any]] = WeakSet()
@@ -50,6 +50,11 @@ def note_start(ctx: dict[str, Any], names: dict[str, Any]) -> None:
     metrics.count_start(names["queue"], names["task"], now - ctx["score"] / 1000)
 
 
+def running_jobs() -> list[tuple[asyncio.Task[Any], float, dict[str, Any]]]:
+    """Return the task of each running job, its start, and the names of its log context."""
+    return [(task, *job) for task, job in _running.items() if not task.done()]
+
+
 async def monitor_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
     """Serve the metrics of this worker, and look at its jobs, until it stops."""
     queue = show_queue(redis.default_queue_name)
@@ -58,7 +63,7 @@ async def monitor_until(stopping: asyncio.Event, redis: ArqRedis) -> None:
     beats = itertools.count()
     while not stopping.is_set():
         now = time.time()
-        running = [(task, *job) for task, job in _running.items() if not task.done()]
+        running = running_jobs()
         metrics.beat(queue, [start for _, start, _ in running], now)
         for task, start, names in running:
             timeout = _timeouts.get(names["task"], 300)
