@@ -65,6 +65,7 @@ def test_known_lines_are_short(capsys: pytest.CaptureFixture[str]) -> None:
     access = {"logger": "uvicorn.access", "event": '127.0.0.1:1 - "GET / HTTP/1.1" 200'}
     assert lines_of(capsys, access) == ['load_test info  "GET / HTTP/1.1" 200']
     assert lines_of(capsys, {"logger": "uvicorn.error", "event": "Started server"}) == []
+    assert lines_of(capsys, {"logger": "watchfiles.main", "event": "3 changes detected"}) == []
 
 
 def test_a_traceback_names_places_as_editors_take_them(capsys: pytest.CaptureFixture[str]) -> None:

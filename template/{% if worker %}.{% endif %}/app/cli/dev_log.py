@@ -23,6 +23,7 @@ LONG_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{26}\b")
 TIME = re.compile(r"^\[?\d\d:\d\d:\d\d[]:] ")
 # The client's address in the lines of uvicorn.
 CLIENT = re.compile(r"^\S+:\d+ - ")
+NOISY_LOGGERS = ("uvicorn.error", "watchfiles.main")
 NOISE = ("recording health: ", "→ cron:watch_health", "← cron:watch_health")
 # The line has these elsewhere, or the job's first line has them.
 SHOWN = {"event", "level", "logger", "timestamp", "exception", "job_id", "job_try", "queue", "task"}
@@ -40,9 +41,10 @@ def print_line(service: str, data: bytes, *, problems_only: bool = False) -> Non
         level, logger, message = "info" if TIME.match(text) else "", "", TIME.sub("", text)
         event, when = {"event": message}, local_time(None)
     is_short = level in ("debug", "info")
-    # uvicorn tells of its own start and end in six lines, where the banner says that it runs, and
-    # arq of its counts every 15 seconds and of the look at the application's health every 10.
-    is_noise = logger == "uvicorn.error" or any(words in message for words in NOISE)
+    # uvicorn tells of its own start and end in six lines, where the banner says that it runs,
+    # watchfiles of compiled modules, and arq of its counts every 15 seconds and of the look at the
+    # application's health every 10.
+    is_noise = logger in NOISY_LOGGERS or any(words in message for words in NOISE)
     if not text or (is_short and (problems_only or is_noise)):
         return
     line = Text.assemble(
