@@ -30,8 +30,9 @@ from app.services.queues import QueueStatus, show_queue
 
 OUTCOMES = ("succeeded", "failed", "retried", "aborted", "expired")
 UNKNOWN = "unknown"
-# The upper ends of the buckets, in seconds: those of the history.
+# The upper ends of the buckets, in seconds and as Prometheus writes them: those of the history.
 SECONDS = tuple(end / 1000 for end in BUCKETS)
+ENDS = tuple(map(floatToGoString, SECONDS))
 
 # The time at which each series was made doubles their number, and nothing asks for it.
 disable_created_metrics()
@@ -68,7 +69,7 @@ class Times(Collector):
         """Yield the histogram."""
         metric = HistogramMetricFamily(*self._metric, labels=("queue", "task"))
         for labels, (counts, total) in list(self.series.items()):
-            buckets = zip(map(floatToGoString, SECONDS), accumulate(counts), strict=True)
+            buckets = zip(ENDS, accumulate(counts), strict=True)
             metric.add_metric(labels, list(buckets), total[0])
         yield metric
 
