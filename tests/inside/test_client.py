@@ -24,6 +24,7 @@ from tests.support import QUEUE, queue_of, run_burst, running
 RUNS: list[Any] = []
 GATE: list[asyncio.Event] = []
 LISTENER = keys.listener(QUEUE)
+HEARTBEAT = keys.listener_heartbeat(QUEUE)
 STOCK = {"redis_pool": None}
 # arq's own client leaves its pipeline open then.
 CANCELLED_WHILE_IT_LOCKS = pytest.mark.filterwarnings(
@@ -165,10 +166,15 @@ async def test_one_idle_worker_wakes_for_all(redis: ArqRedis, endless_wait: None
         async with asyncio.timeout(60):
             while await count_claims() < before + 4:
                 await asyncio.sleep(0.01)
+        command: Any = redis.execute_command
+        named_until = await command("PEXPIRETIME", LISTENER)
         for number in range(20):
+            await redis.pexpire(HEARTBEAT, 1000)
             await (await send(redis, "note", number)).result(timeout=20, poll_delay=0.01)
-        # One for each job that comes, and one for each that ends, instead of four.
+        # One for the heartbeat, for each job that comes, and for each that ends, instead of four.
         assert await count_claims() < before + 4 + 4 * 20
+        # Of a heartbeat the others hear nothing, but to name a worker again would wake them.
+        assert await command("PEXPIRETIME", LISTENER) == named_until
 
 
 async def test_a_worker_without_a_slot_wakes_the_others(
@@ -195,19 +201,20 @@ async def test_a_new_worker_listens_in_place_of_one_that_was_killed(
     redis: ArqRedis, endless_wait: None
 ) -> None:
     await redis.set(LISTENER, "killed")
+    await redis.set(HEARTBEAT, 1)
     async with running(queue_of(note)):
         await (await send(redis, "note")).result(timeout=20)
 
 
-async def test_an_idle_worker_listens_in_place_of_one_that_was_killed(
-    redis: ArqRedis, endless_wait: None
-) -> None:
+async def test_an_idle_worker_listens_in_place_of_one_that_was_killed(redis: ArqRedis) -> None:
     async with running(queue_of(note)):
         await until_listened(redis)
-        await redis.set(LISTENER, "killed", px=500)
-        # It does so without a poll.
-        await until_listened(redis, besides=b"killed")
+        await redis.set(HEARTBEAT, 1, px=60_000)
+        await redis.set(LISTENER, "killed")
         await (await send(redis, "note")).result(timeout=20)
+        assert await redis.get(LISTENER) == b"killed"
+        await redis.delete(HEARTBEAT)
+        await until_listened(redis, besides=b"killed")
 
 
 @pytest.mark.parametrize("change", [["FLUSHDB"], ["LPUSH", LISTENER, "text"]])

@@ -71,6 +71,7 @@ class Claims:
         """
         self._queue_name = queue_name
         self._listener_key = keys.listener(queue_name)
+        self._heartbeat_key = keys.listener_heartbeat(queue_name)
         self.max_jobs = max_jobs
         self._connection = connection
         self._execute = execute
@@ -211,7 +212,7 @@ class Claims:
             now = timestamp_ms()
             try:
                 return await self._run(
-                    (self._queue_name, abort_jobs_ss, self._listener_key),
+                    (self._queue_name, abort_jobs_ss, self._listener_key, self._heartbeat_key),
                     (now, start, num, free, self._value, self._lock_ms, int(is_lost)),
                     (in_progress_key_prefix, job_key_prefix, retry_key_prefix, TRIES_SECONDS),
                 )

@@ -1,6 +1,6 @@
 -- Lock due jobs of a queue and read them: what arq's Worker asks for each job in start_jobs and run_job.
 --
--- KEYS: 1 the queue, 2 the ids to abort, 3 the name of the worker that listens to the queue
+-- KEYS: 1 the queue, 2 the ids to abort, 3 the name of the worker that listens to the queue, 4 its heartbeat
 -- ARGV: 1 the time in ms, 2 how many due ids to skip, 3 how many to look at, 4 how many jobs to lock,
 --       5 the value of the locks, 6 their time to live in ms,
 --       7 '1' if an earlier request of this value got no reply: its locks are the caller's,
@@ -13,8 +13,10 @@
 
 -- Enough for any number of small jobs. A reply with many large ones would hold up the server.
 local MAX_BYTES = 1000000
--- How long a worker that was killed is still named. Each renewal wakes the idle ones.
-local LISTENER_MS = 5000
+-- How long the name of a worker stays: each renewal wakes the idle ones.
+local NAME_MS = 3600000
+-- How long it still counts as alive when it was killed.
+local HEARTBEAT_MS = 5000
 -- How many ids are read at a time: most polls find enough among the first.
 local STEP = 100
 
@@ -60,13 +62,17 @@ local function listens()
     end
     return 0
   end
-  if type(listener) == 'string' and listener ~= ARGV[12] and ARGV[13] ~= '1' then
+  local alive_ms = redis.call('PTTL', KEYS[4])
+  if type(listener) == 'string' and listener ~= ARGV[12] and ARGV[13] ~= '1' and alive_ms > 0 then
     return 0
   end
-  if listener ~= ARGV[12] or redis.call('PTTL', KEYS[3]) < LISTENER_MS / 2 then
-    redis.pcall('SET', KEYS[3], ARGV[12], 'PX', LISTENER_MS)
+  if listener ~= ARGV[12] or redis.call('PTTL', KEYS[3]) < NAME_MS / 2 then
+    redis.pcall('SET', KEYS[3], ARGV[12], 'PX', NAME_MS)
     -- Redis forgets who has read a key when it changes.
     redis.call('EXISTS', KEYS[3])
+  end
+  if alive_ms < HEARTBEAT_MS / 2 then
+    redis.pcall('SET', KEYS[4], 1, 'PX', HEARTBEAT_MS)
   end
   return 1
 end
