@@ -5,9 +5,11 @@ import html
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from arq import cron
 from arq.connections import ArqRedis
 from arq.constants import job_key_prefix
 from fastapi.testclient import TestClient
@@ -17,14 +19,16 @@ from starlette.requests import Request
 
 from app.components.backend.cross_origin import is_cross_origin
 from app.components.backend.main import create_app
+from app.components.worker.crons import list_crons
 from app.components.worker.queues import load_test, system
 from app.core import keys
 from app.core.config import settings
 from app.services.dead_letters import Filter, count_letters
 from app.services.job_lookup import load_call
 from tests.conftest import API_KEY
+from tests.inside.running import running
 from tests.inside.test_load_test import new_run, wait_for_report
-from tests.support import queue_of, run_burst, running
+from tests.support import queue_of, run_burst
 
 VIEWER_KEY = "a-read-only-key"
 SYSTEM = system.WorkerSettings
@@ -179,6 +183,19 @@ async def test_a_cron_job_runs_now(browser: TestClient, redis: ArqRedis) -> None
     response = await post(browser, "crons/run", name=name)
     assert f"{name} is queued" in response.text
     assert (await post(browser, "crons/run", name="none")).status_code == 404
+
+
+async def test_a_cron_job_is_due_by_the_clock_of_its_queue(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone = timezone(timedelta(hours=5, minutes=30))
+    soon = datetime.now(zone) + timedelta(hours=1)
+    daily = cron(system_health_check, name="daily", hour=soon.hour, minute=soon.minute)
+    monkeypatch.setattr(SYSTEM, "cron_jobs", (daily,))
+    monkeypatch.setattr(SYSTEM, "timezone", zone, raising=False)
+    (due,) = [found.due_seconds for found in await list_crons(redis) if found.name == "daily"]
+    assert due is not None
+    assert 3000 < due <= 3600
 
 
 async def test_a_job_is_sent_shown_and_aborted(browser: TestClient, redis: ArqRedis) -> None:

@@ -22,8 +22,9 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES, settings
 from app.services import metrics
 from tests.conftest import API_KEY, Api
+from tests.inside.running import running
 from tests.inside.servers import free_port
-from tests.support import QUEUE, queue_of, run_burst, running
+from tests.support import QUEUE, queue_of, run_burst
 
 
 async def succeed(ctx: dict[str, Any]) -> None:
@@ -185,6 +186,13 @@ def test_only_chosen_networks_scrape(
     monkeypatch.setattr(settings, "METRICS_NETWORKS", chosen)
     with TestClient(app, client=(host, 1)) as client:
         assert client.get("/metrics").status_code == code
+        assert client.get("/metrics", headers={"X-API-Key": API_KEY}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_what_a_proxy_has_forwarded_needs_the_key(header: str) -> None:
+    with TestClient(app, client=("127.0.0.1", 1), headers={header: "for=203.0.113.9"}) as client:
+        assert client.get("/metrics").status_code == 403
         assert client.get("/metrics", headers={"X-API-Key": API_KEY}).status_code == 200
 
 

@@ -1,7 +1,7 @@
 """The cron jobs of all queues: when each ran and is due, and how to run one now."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from arq.connections import ArqRedis
 from arq.cron import CronJob
@@ -24,8 +24,11 @@ class CronStatus:
 
 async def list_crons(redis: ArqRedis) -> list[CronStatus]:
     """Return every cron job, by name."""
-    ended, now, found = await read_crons(redis), datetime.now(UTC), []
-    for name, (cron, _) in sorted(_find_crons().items()):
+    ended, found = await read_crons(redis), []
+    for name, (cron, queue) in sorted(_find_crons().items()):
+        # arq's default is the zone of the machine.
+        zone = getattr(queues.settings(queue), "timezone", None)
+        now = datetime.now(zone or datetime.now().astimezone().tzinfo)
         cron.calculate_next(now)
         due = (cron.next_run - now).total_seconds() if cron.next_run else None
         state, finished = ended.get(name, (None, None))
