@@ -28,6 +28,10 @@ JOBS = (
 )
 
 
+# README.md shows this screen.
+SAMPLE = "$ uv run my-app load-test run --type io_simulation --tasks 200\n"
+
+
 def capture(run: Callable[..., str], log: Callable[[], str]) -> dict[str, str]:
     """Return what commands print, by the names of their screens.
 
@@ -103,6 +107,9 @@ def main() -> None:
             pictures = take_pictures(running.url, KEY.search(running.text())[0].split()[1])  # type: ignore[index]
     for file, picture in pictures.items():
         (SCREENS / file).write_bytes(picture)
+    readme = harness.ROOT / "README.md"
+    sample = SAMPLE + screens["load-test-run"]
+    readme.write_text(re.sub(f"{re.escape(SAMPLE)}[^`]*", lambda _: sample, readme.read_text()))
     for title, text in screens.items():
         (SCREENS / f"{title}.txt").write_text(text)
         sys.stdout.write(

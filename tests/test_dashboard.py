@@ -139,7 +139,7 @@ def test_letters_are_requeued_by_group(site: Site, open_page: Callable[..., Page
     assert "error=MediaError" in page.url
     page.locator("#groups").get_by_role("button", name="Requeue").click()
     page.get_by_role("button", name="Requeue 2").click()
-    wait_for_text(page, "2 jobs are queued again.")
+    wait_for_text(page, "Jobs queued again: 2.")
     # They fail again.
     wait_for_text(page, "describe_media")
     page.get_by_role("link", name="Jobs", exact=True).click()

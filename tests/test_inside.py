@@ -23,6 +23,9 @@ def project(shared: Path, template: Path, half: int) -> Path:
 
     def build() -> None:
         harness.commit_all(harness.render(template, path, harness.variant("full")), "Render")
+        # What only these suites need.
+        python = harness.python_for(path)
+        harness.run("uv", "add", "--dev", "--no-sync", "schemathesis>=4.32", cwd=path, UV_PYTHON=python)
         harness.install(path)
         shutil.copytree(INSIDE, path / "tests/inside", ignore=shutil.ignore_patterns("__pycache__"))
 

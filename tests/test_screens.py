@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import harness
-from tests.screens import SCREENS, capture, find_wide_lines, runner
+from tests.screens import SAMPLE, SCREENS, capture, find_wide_lines, runner
 from tests.test_dev import dev
 
 NAMES = ["dead-letters-list", "health-status-detailed", "jobs-list", "load-test-run", "make-dev"]
@@ -18,6 +18,10 @@ def test_a_kept_screen_fits(name: str) -> None:
     text = (SCREENS / f"{name}.txt").read_text()
     assert text
     assert find_wide_lines(text) == []
+
+
+def test_the_readme_shows_a_kept_screen() -> None:
+    assert SAMPLE + (SCREENS / "load-test-run.txt").read_text() + "```" in (harness.ROOT / "README.md").read_text()
 
 
 @pytest.mark.xdist_group("installed-full")

@@ -18,7 +18,7 @@ from app.components.worker.tasks.alerts import send_alert, watch_health
 from app.core import keys
 from app.core.config import load_settings, settings
 from app.services import alerts, crons, job_checks
-from app.services.alerts import find_changes, mark_told, read_since
+from app.services.alerts import find_changes, mark_sent, read_since
 from app.services.checks import Check
 from app.services.crons import find_missed, list_runs, report_crons
 from app.services.health import HealthReport, RedisCheck
@@ -37,7 +37,7 @@ async def look(redis: ArqRedis, **problems: str) -> list[tuple[str, str]]:
     """Look, tell what is found, and let as much time pass as lies between two looks."""
     changes = await find_changes(redis, report(**problems))
     for change in changes:
-        await mark_told(redis, change)
+        await mark_sent(redis, change)
     await travel(redis, 10)
     return [(change.name, change.status) for change in changes]
 

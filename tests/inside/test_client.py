@@ -19,7 +19,8 @@ from app.components.worker.shared_connection import MAX_REQUEST_BYTES
 from app.core import keys
 from app.core.config import settings
 from app.core.redis import redis_settings
-from tests.support import QUEUE, queue_of, run_burst, running
+from tests.inside.running import running
+from tests.support import QUEUE, queue_of, run_burst
 
 RUNS: list[Any] = []
 GATE: list[asyncio.Event] = []

@@ -22,7 +22,7 @@ from app.services.queues import MAX_WAIT_SECONDS, check_queue
 from app.services.workers import MAX_SILENCE_SECONDS, Worker
 from tests.conftest import API_KEY
 from tests.inside import command
-from tests.support import run_command, running
+from tests.inside.running import run_command, running
 
 NOWHERE = "redis://127.0.0.1:1/0"
 KEY = "arq:queue:test"

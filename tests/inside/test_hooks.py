@@ -20,7 +20,8 @@ from app.core.config import settings
 from app.core.log import configure_logging
 from app.core.redis import redis_settings
 from tests.inside import servers
-from tests.support import QUEUE, queue_of, run_burst, running
+from tests.inside.running import running
+from tests.support import QUEUE, queue_of, run_burst
 
 
 async def greet(ctx: dict[str, Any], name: str) -> str:

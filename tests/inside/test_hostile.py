@@ -15,7 +15,7 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES, load_settings, settings
 from app.core.log import configure_logging
 from tests.conftest import API_KEY, Api
-from tests.support import run_command
+from tests.inside.running import run_command
 
 BODY = {"queue": next(iter(WORKER_QUEUES)), "task": "none"}
 
@@ -72,7 +72,7 @@ def test_only_the_web_application_needs_safe_keys(
     if name == "READ_ONLY_API_KEY" and key is None:
         create_app()
         return
-    with pytest.raises(SystemExit, match=rf"^{name} has fewer than 16 [^\n]+$"):
+    with pytest.raises(SystemExit, match=rf"^{name} is missing, an example, or below 16 [^\n]+$"):
         create_app()
 
 

@@ -11,7 +11,8 @@ from app.core.config import WORKER_QUEUES
 from app.services import job_list
 from app.services.job_list import list_jobs
 from app.services.jobs import InvalidJobError
-from tests.support import queue_of, running
+from tests.inside.running import running
+from tests.support import queue_of
 
 QUEUE = next(iter(WORKER_QUEUES))
 QUEUE_NAME = WORKER_QUEUES[QUEUE]["queue_name"]

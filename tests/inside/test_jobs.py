@@ -26,7 +26,8 @@ from app.core.config import WORKER_QUEUES, settings
 from app.core.serializer import serialize
 from app.services.jobs import MAX_SHOWN_BYTES
 from tests.conftest import Api
-from tests.support import QUEUE, queue_of, run_burst, running
+from tests.inside.running import running
+from tests.support import QUEUE, queue_of, run_burst
 
 
 async def work(ctx: dict[str, Any], outcome: str, when: datetime | None = None) -> object:

@@ -27,10 +27,9 @@ from app.core.redis import create_client, redis_settings
 from app.core.serializer import serialize
 from app.services import load_test
 from app.services.dead_letters import Selection, list_letters, sweep
+from app.services.jobs import JobConflictError, JobNotFoundError
 from app.services.load_test import (
     Collector,
-    RefusedError,
-    RunNotFoundError,
     enqueue_step,
     list_runs,
     load_run,
@@ -41,7 +40,8 @@ from app.services.load_test import (
     watch,
 )
 from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun
-from tests.support import queue_of, run_burst, running
+from tests.inside.running import running
+from tests.support import queue_of, run_burst
 
 QUEUE = WorkerSettings.queue_name
 # Seconds that no test needs.
@@ -246,9 +246,9 @@ async def test_a_forgotten_run_stays_forgotten(redis: ArqRedis, ctx: dict[str, A
     collector.outcomes.lost = 10
     await collector.report()
     assert await redis.exists(keys.load_test(run.id)) == 0
-    with pytest.raises(RunNotFoundError, match=f"There is no run '{run.id}'"):
+    with pytest.raises(JobNotFoundError, match=f"There is no run '{run.id}'"):
         await step(redis, run)
-    with pytest.raises(RunNotFoundError, match="no longer stored"):
+    with pytest.raises(JobNotFoundError, match="no longer stored"):
         await wait_for_report(redis, run)
     assert await list_runs(redis) == {}
 
@@ -261,7 +261,7 @@ async def test_the_oldest_runs_are_forgotten(
     reports = [await wait_for_report(redis, run) for run in runs[1:]]
     assert all(report.complete for report in reports)
     assert list(await list_runs(redis)) == [runs[2].id, runs[1].id]
-    with pytest.raises(RunNotFoundError):
+    with pytest.raises(JobNotFoundError):
         await load_run(redis, runs[0].id)
     assert len(await redis.keys(f"{keys.LOAD_TESTS}:*")) == 2
 
@@ -309,11 +309,11 @@ async def test_a_running_job_is_not_withdrawn(redis: ArqRedis) -> None:
 
 async def test_what_cannot_work_is_refused(redis: ArqRedis, worker: Worker) -> None:
     test = LoadTest(type="io_simulation", queue="lunch")
-    with pytest.raises(RefusedError, match="Queue 'lunch' is not one of WORKER_QUEUES: "):
+    with pytest.raises(JobConflictError, match="Queue 'lunch' is not one of WORKER_QUEUES: "):
         await prepare(redis, test, settings)
     other = queue_of(tasks.cpu_intensive_task, max_jobs=1, queue_read_limit=1)
     test = LoadTest(type="io_simulation")
-    with pytest.raises(RefusedError, match="does not run io_simulation_task: add it"):
+    with pytest.raises(JobConflictError, match="does not run io_simulation_task: add it"):
         await prepare(redis, test, lambda _: other)
 
 
@@ -336,7 +336,7 @@ async def test_an_argument_out_of_range_is_refused(
 
 
 async def test_a_queue_without_a_worker_is_refused(redis: ArqRedis) -> None:
-    with pytest.raises(RefusedError, match=r"start one with `python -m arq .*load_test"):
+    with pytest.raises(JobConflictError, match=r"start one with `python -m arq .*load_test"):
         await prepare(redis, LoadTest(type="io_simulation"), settings)
     assert await list_runs(redis) == {}
 
@@ -390,13 +390,13 @@ async def test_a_bad_record_is_unreadable_and_the_others_are_listed(
     assert list(runs) == ["bad", run.id, "\\xff\n"]
     assert runs["bad"] is None
     assert runs[run.id] is not None
-    with pytest.raises(RunNotFoundError, match="Run 'bad' is unreadable"):
+    with pytest.raises(JobNotFoundError, match="Run 'bad' is unreadable"):
         await load_run(redis, "bad")
 
 
 async def test_any_text_is_asked_for_as_an_id(redis: ArqRedis) -> None:
     for run_id in ("", "\udcff", "a\nb", "x" * 10_000):
-        with pytest.raises(RunNotFoundError):
+        with pytest.raises(JobNotFoundError):
             await load_run(redis, run_id)
 
 

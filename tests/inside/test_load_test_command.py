@@ -23,8 +23,8 @@ from app.components.worker.queues.load_test import WorkerSettings
 from app.core import keys
 from app.core.config import settings
 from app.core.redis import create_client, redis_settings
+from tests.inside.running import BIN, running
 from tests.inside.test_load_test import BAD_RECORDS, new_run, store
-from tests.support import BIN, running
 
 IO = ("--type", "io_simulation")
 WIDE = 80

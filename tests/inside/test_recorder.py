@@ -10,7 +10,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from app.components.worker import results
-from app.components.worker.results import MAX_TRIES, encode, flush
+from app.components.worker.results import MAX_SENDS, encode, flush
 from app.core import keys
 from app.core.redis import create_client, redis_settings
 from app.core.serializer import Result
@@ -61,7 +61,7 @@ async def test_a_letter_waits_for_its_result(redis: ArqRedis) -> None:
 
 async def test_a_result_that_never_comes_is_given_up(redis: ArqRedis) -> None:
     encode(failed("one"))
-    for _ in range(MAX_TRIES):
+    for _ in range(MAX_SENDS):
         assert results._results or results._waiting
         await flush(redis)
     assert not results._waiting

@@ -14,7 +14,8 @@ from app.components.worker.threads import DaemonThreads, in_thread
 from app.core import keys
 from app.core.config import WorkerQueue
 from app.services.queues import QueueStatus, check_queue
-from tests.support import QUEUE, queue_of, run_burst, running
+from tests.inside.running import running
+from tests.support import QUEUE, queue_of, run_burst
 
 THIS = WorkerQueue(description="", max_jobs=10, timeout_seconds=300, queue_name=QUEUE)
 

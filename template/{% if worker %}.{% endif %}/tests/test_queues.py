@@ -1,4 +1,4 @@
-"""The queues as a whole: arq's traps, and the places that have to agree with each other."""
+"""The queues as a whole: arq's pitfalls, and the places that have to agree with each other."""
 
 import importlib
 import inspect
@@ -58,7 +58,7 @@ def test_each_function_takes_ctx_first(name: str) -> None:
 
 
 @every_queue
-def test_each_setting_stands_in_the_class_itself(name: str) -> None:
+def test_each_setting_is_in_the_class_itself(name: str) -> None:
     missing = REQUIRED - vars(WORKER_SETTINGS[name]).keys()
     assert not missing, (
         f"app/components/worker/queues/{name}.py: write {', '.join(sorted(missing))} into the "
@@ -139,7 +139,7 @@ def test_worker_queues_agree_with_the_classes(name: str) -> None:
 def test_compose_runs_the_worker_and_lets_it_finish(name: str) -> None:
     place = f"docker-compose.yml, {_service(name)}"
     service = _compose_services().get(_service(name))
-    assert service, f"{place}: take the comment signs off, or those in WORKER_QUEUES on again"
+    assert service, f"{place}: uncomment it, or comment out its entry in WORKER_QUEUES"
     command = ["python", "-m", "arq", f"app.components.worker.queues.{name}.WorkerSettings"]
     assert service.get("command", [])[:4] == command, f"{place}: begin with command: {command}"
     check = ["CMD", "python", "-m", "app.check", name]

@@ -19,7 +19,8 @@ from app.core.ages import show_age
 from app.core.errors import explain
 from app.core.log import escape
 from app.services import load_test, load_test_report
-from app.services.load_test import Collector, RunNotFoundError
+from app.services.jobs import JobNotFoundError
+from app.services.load_test import Collector
 from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun, LoadTestType
 
 COMMAND = f"{NAME} load-test"
@@ -180,7 +181,7 @@ def _read(run_id: str | None) -> tuple[LoadTestRun, LoadTestReport]:
     async def read(redis: ArqRedis) -> tuple[LoadTestRun, LoadTestReport]:
         newest = run_id or next(iter(await load_test.list_runs(redis, limit=1)), None)
         if newest is None:
-            raise RunNotFoundError(EMPTY)
+            raise JobNotFoundError(EMPTY)
         run = await load_test.load_run(redis, newest)
         return run, await load_test.read_report(redis, run)
 

@@ -47,33 +47,25 @@ FIELDS = ["run", "sent", "step", "report"]
 _PREFIX = keys.load_test("").encode()
 
 
-class RefusedError(JobConflictError):
-    """The load test cannot work; the message says why and how to fix it."""
-
-
-class RunNotFoundError(JobNotFoundError):
-    """No run has this id, it is no longer stored, or what is stored is unreadable."""
-
-
 async def prepare(
     redis: ArqRedis, test: LoadTest, find_settings: Callable[[str], QueueSettings]
 ) -> LoadTestRun:
     """Return a new run, with the settings of the queue's worker; nothing is stored yet.
 
     Raises:
-        RefusedError: The queue is unknown or does not run the task, or a worker is missing.
+        JobConflictError: The queue is unknown or does not run the task, or a worker is missing.
         MemoryFullError: Redis has no memory left.
     """
     for name in dict.fromkeys([test.queue, "load_test"]):
         if name not in WORKER_QUEUES:
             known = ", ".join(WORKER_QUEUES)
-            raise RefusedError(f"Queue {name!r} is not one of WORKER_QUEUES: {known}.")
+            raise JobConflictError(f"Queue {name!r} is not one of WORKER_QUEUES: {known}.")
         status = await check_queue(redis, name, WORKER_QUEUES[name])
         if not status.workers:
-            raise RefusedError(f"Queue {name}: {status.output}")
+            raise JobConflictError(f"Queue {name}: {status.output}")
     settings = find_settings(test.queue)
     if test.function not in {func(function).name for function in settings.functions}:
-        raise RefusedError(
+        raise JobConflictError(
             f"Queue {test.queue} does not run {test.function}: add it to `functions`."
         )
     await require_memory(redis)
@@ -131,14 +123,14 @@ async def load_run(redis: ArqRedis, run_id: str) -> LoadTestRun:
     """Read a run.
 
     Raises:
-        RunNotFoundError: No run has this id, or what is stored is not a run of this version.
+        JobNotFoundError: No run has this id, or what is stored is not a run of this version.
     """
     found = await _load_runs(redis, [run_id.encode(errors="replace")])
     for run in found.values():
         if run:
             return run
-        raise RunNotFoundError(f"Run {run_id!r} is unreadable: {LIST}.")
-    raise RunNotFoundError(f"There is no run {run_id!r}: {LIST}.")
+        raise JobNotFoundError(f"Run {run_id!r} is unreadable: {LIST}.")
+    raise JobNotFoundError(f"There is no run {run_id!r}: {LIST}.")
 
 
 async def list_runs(redis: ArqRedis, limit: int = MAX_RUNS) -> dict[str, LoadTestRun | None]:
@@ -253,7 +245,7 @@ async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[Re
         Why Redis does not answer, or None, after each look.
 
     Raises:
-        RunNotFoundError: The run is no longer stored.
+        JobNotFoundError: The run is no longer stored.
         RedisError: Redis does not answer at the deadline.
     """
     run, redis = collector.run, collector.redis
@@ -262,7 +254,7 @@ async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[Re
         try:
             sent, step = await redis.hmget(keys.load_test(run.id), ["sent", "step"])  # type: ignore[misc]
             if sent is None:
-                raise RunNotFoundError(
+                raise JobNotFoundError(
                     f"Run {run.id} is no longer stored: Redis has lost its data."
                 )
             run.sent, run.step = int(sent), int(step)

@@ -113,7 +113,7 @@ async def load_test_orchestrator(ctx: dict[str, Any], run_id: str) -> Orchestrat
         arq.Retry: Redis does not answer, or is full.
         redis.exceptions.RedisError: Redis did not answer on the last try either.
         MemoryFullError: Redis was full on the last try too.
-        RunNotFoundError: The run is not stored, or no longer.
+        JobNotFoundError: The run is not stored, or no longer.
     """
     redis = ctx["redis"]
     try:
