@@ -31,7 +31,7 @@ async def test_health_is_measured(ctx: dict[str, Any]) -> None:
     assert 0 < health["memory_used_percent"] <= 100
 
 
-async def test_a_redis_that_is_away_is_tried_again(ctx: dict[str, Any]) -> None:
+async def test_an_unreachable_redis_is_tried_again(ctx: dict[str, Any]) -> None:
     ctx["redis"] = create_client(redis_settings("redis://127.0.0.1:1"))
     with pytest.raises(Retry):
         await system_health_check(ctx)
@@ -51,6 +51,6 @@ async def test_the_worker_deletes_old_files_only(
     assert (tmp_path / "a" / "new").exists()
 
 
-def test_both_run_by_the_clock() -> None:
+def test_both_tasks_are_cron_jobs() -> None:
     names = {job.name for job in WorkerSettings.cron_jobs}
     assert names >= {"cron:system_health_check", "cron:cleanup_temp_files"}

@@ -7,7 +7,7 @@ from arq.utils import timestamp_ms
 
 from app.core.config import WORKER_QUEUES
 from app.services.history import list_ended, or_empty, to_count
-from app.services.job_lookup import waiting_state
+from app.services.job_lookup import unfinished_state
 from app.services.jobs import (
     JobState,
     JobSummary,
@@ -17,7 +17,7 @@ from app.services.jobs import (
     to_time,
 )
 
-WAITING: tuple[JobState, ...] = ("queued", "deferred", "running", "retrying")
+UNFINISHED: tuple[JobState, ...] = ("queued", "deferred", "running", "retrying")
 # Of each queue, this many jobs are looked at: those that are due last, or for `running` and
 # `retrying` those that were due first.
 MAX_WAITING = 500
@@ -44,19 +44,19 @@ async def list_jobs(
     if queue is not None:
         require_queue(queue)
     found: list[JobSummary] = []
-    if state is None or state in WAITING:
+    if state is None or state in UNFINISHED:
         for name in WORKER_QUEUES if queue is None else (queue,):
             found += [
                 job
-                for job in await _list_waiting(redis, name, state)
+                for job in await _list_unfinished(redis, name, state)
                 if task in (None, job.task) and state in (None, job.state)
             ]
-    if state not in WAITING:
+    if state not in UNFINISHED:
         found += await list_ended(redis, queue=queue, task=task, state=state, limit=limit)
     return found[:limit]
 
 
-async def _list_waiting(redis: ArqRedis, queue: str, state: str | None) -> list[JobSummary]:
+async def _list_unfinished(redis: ArqRedis, queue: str, state: str | None) -> list[JobSummary]:
     queue_name = WORKER_QUEUES[queue]["queue_name"]
     # The other jobs of a long queue would hide those that are asked for.
     if state in ("running", "retrying"):
@@ -78,7 +78,7 @@ async def _list_waiting(redis: ArqRedis, queue: str, state: str | None) -> list[
     return [
         JobSummary(
             id=show_id(job_id),
-            state=waiting_state(lock, count, score),
+            state=unfinished_state(lock, count, score),
             queue=queue,
             task=_read_task(head),
             tries=to_count(count),

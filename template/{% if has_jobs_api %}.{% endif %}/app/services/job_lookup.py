@@ -85,7 +85,7 @@ async def abort(redis: ArqRedis, job_id: str) -> Job:
     raise JobConflictError(f"the job {job_id!r} has {job.state} already")
 
 
-def waiting_state(is_running: object, tries: object, due_ms: float) -> JobState:
+def unfinished_state(is_running: object, tries: object, due_ms: float) -> JobState:
     """Return the state of a job in a queue: whether it is locked, was tried before, or is due."""
     if is_running:
         return "running"
@@ -122,7 +122,7 @@ async def _look_up(redis: ArqRedis, job_id: str) -> tuple[Job, bytes]:
 
     check_size(job_id, payload)
     name, score = queued[0]
-    job = Job(id=job_id, state=waiting_state(in_progress, tries, score), queue=show_queue(name))
+    job = Job(id=job_id, state=unfinished_state(in_progress, tries, score), queue=show_queue(name))
     job.due, job.tries = to_time(score), to_count(tries)
     if payload:
         try:

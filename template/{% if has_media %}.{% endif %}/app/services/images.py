@@ -301,7 +301,7 @@ def _mark_of(file: BufferedReader) -> str | None:
     try:
         return Image.open(file, formats=FORMATS).getexif().get(ExifTags.Base.Software)
     except Exception:
-        # It has no mark that can be read, so no task of ours made it.
+        # It has no mark that can be read, so `convert_image` did not make it.
         return None
 
 

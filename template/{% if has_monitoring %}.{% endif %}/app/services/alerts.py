@@ -1,7 +1,7 @@
-"""Alerts without Prometheus: each change of health is told once, whichever workers live.
+"""Alerts without Prometheus: each change of health is sent once, whichever workers run.
 
-A cron job of every queue looks at the application's health. One script in Redis compares what it
-found with the alerts that are known, so that only one look sees each change.
+A cron job of every queue checks the application's health. One script in Redis compares what it
+found with the alerts that are known, so that only one check sees each change.
 """
 
 from datetime import UTC, datetime
@@ -16,8 +16,8 @@ from app.core.scripts import run_script
 from app.services.health import HealthReport
 from app.services.history import or_empty
 
-# Looks are 10 s apart. What is wrong counts at the second look that finds it: a rolling restart of
-# a worker takes less. What is right again counts in the same way.
+# Checks are 10 s apart. A problem counts when a second check finds it: a rolling restart of a
+# worker takes less. A recovery counts in the same way.
 HOLD_SECONDS = 8
 # An alert that was resolved does not fire again for this long.
 QUIET_SECONDS = 120
@@ -35,7 +35,7 @@ class Change(BaseModel):
 
     @property
     def job_id(self) -> str:
-        """The id of the job that tells it: arq takes an id once."""
+        """The id of the job that sends it: arq takes an id once."""
         return f"{keys.ALERT_PREFIX}{self.name}:{self.since:.0f}:{self.status}"
 
 
@@ -47,7 +47,7 @@ class KnownAlert(BaseModel):
 
 
 async def find_changes(redis: ArqRedis, report: HealthReport) -> list[Change]:
-    """Compare a report with the known alerts, and return the changes that were not told yet."""
+    """Compare a report with the known alerts, and return the changes that were not sent yet."""
     problems = {
         name: next((check.output or check.status for check in checks if check.status != "pass"), "")
         for name, checks in report.checks.items()
@@ -72,9 +72,9 @@ async def find_changes(redis: ArqRedis, report: HealthReport) -> list[Change]:
     ]
 
 
-async def mark_told(redis: ArqRedis, change: Change) -> None:
-    """Keep later looks from returning a change again."""
-    await run_script(redis, "tell_alert", [keys.ALERTS], [change.name, change.status])
+async def mark_sent(redis: ArqRedis, change: Change) -> None:
+    """Keep later checks from returning a change again."""
+    await run_script(redis, "mark_alert_sent", [keys.ALERTS], [change.name, change.status])
 
 
 async def read_since(redis: ArqRedis) -> dict[str, datetime]:

@@ -169,7 +169,7 @@ def beat(queue: str, starts: Iterable[float], now: float) -> None:
 
 @dataclass
 class RedisCollector(Collector):
-    """The state of Redis as it was read for one scrape; without queues, Redis did not respond."""
+    """The state of Redis as it was read for one scrape; without queues, Redis did not answer."""
 
     queues: Sequence[QueueStatus] | None = None
     letters: int = 0
@@ -180,7 +180,7 @@ class RedisCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
-        yield GaugeMetricFamily("arq_redis_up", "Whether Redis responds", self.queues is not None)
+        yield GaugeMetricFamily("arq_redis_up", "Whether Redis answers", self.queues is not None)
         if self.queues is None:
             return
         jobs = GaugeMetricFamily("arq_queue_jobs", "Jobs of a queue", labels=["queue", "state"])

@@ -124,7 +124,7 @@ async def run(commands: dict[str, str], environment: dict[str, str]) -> int:
     code, reason = 0, "stopping"
     for name, returncode in ended.items():
         code = returncode or 1
-        reason = f"stopping, since {name} ended with exit code {returncode}"
+        reason = f"stopping, because {name} ended with exit code {returncode}"
     show("dev", reason.encode())
 
     # Valkey goes last: the workers still write to it while they finish.

@@ -44,7 +44,7 @@ from app.core.serializer import deserialize, serialize
 
 # A server that has not replied for this long is gone, even if its connection looks open.
 RESPONSE_SECONDS = 3
-# How long a worker waits for a Redis that is away, full or read-only, before it ends and its
+# How long a worker waits for a Redis that is unreachable, full or read-only, before it ends and its
 # supervisor takes over.
 PATIENCE_SECONDS = 120
 # The same for a worker that stops: `stop_grace_period` leaves it 10 s.

@@ -40,7 +40,7 @@ async def change(request: Request) -> Response:
         raise HTTPException(422, "Choose to requeue or to purge.")
     for name, value in (("all", "true"), ("confirmed", "yes")):
         if form.get(name, value) != value:
-            raise HTTPException(422, f"{name}: it is {value!r}, or it is left out.")
+            raise HTTPException(422, f"{name} must be {value!r} or left out.")
     filters = {name: form[name] for name in FILTERS if name in form}
     ids = [form["id"]] if "id" in form else None
     selection = Selection.model_validate({"ids": ids, "all": "all" in form} | filters)
@@ -49,13 +49,13 @@ async def change(request: Request) -> Response:
         count = await dead_letters.count_letters(redis, selection)
         return render(request, "confirm", action=action, count=count, values=form)
     if action == "purge":
-        note = f"{await dead_letters.purge(redis, selection):,} dead letters are purged."
+        note = f"Dead letters purged: {await dead_letters.purge(redis, selection):,}."
     else:
         done = await dead_letters.requeue(redis, selection, check_job)
-        note = f"{done.requeued:,} jobs are queued again."
+        note = f"Jobs queued again: {done.requeued:,}."
         if done.refused:
             reason = next(iter(done.refused.values()))
-            note += f" {len(done.refused):,} were refused, the first since {reason}."
+            note += f" Refused: {len(done.refused):,}, the first since {reason}."
     audit(request, action, **filters, ids=ids, note=note)
     return redirect(request, "dead_letters", note, **{k: v for k, v in filters.items() if not ids})
 

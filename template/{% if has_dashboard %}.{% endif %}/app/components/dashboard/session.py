@@ -60,7 +60,7 @@ async def sign_in(request: Request) -> Response:
     role = role_of(str((await request.form()).get("key")))
     audit(request, "sign in", role=role)
     if role is None:
-        return render(request, "sign_in", 401, text="This is not the key.")
+        return render(request, "sign_in", 401, text="Wrong key.")
     request.session["role"] = role
     return RedirectResponse("/ops/", 303)
 

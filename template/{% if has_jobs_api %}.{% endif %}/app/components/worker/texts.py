@@ -8,7 +8,7 @@ from app.services.jobs import InvalidJobError
 
 
 def read_texts(task: Task, args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Replace those of the texts that a task does not take as text by what they say in JSON.
+    """Parse as JSON each text that the task does not take as text.
 
     Raises:
         InvalidJobError: The task does not take one of them either way.
@@ -25,5 +25,5 @@ def read_texts(task: Task, args: list[Any], kwargs: dict[str, Any]) -> None:
             try:
                 values[at] = json.loads(values[at])
             except (LookupError, TypeError, ValueError):
-                # It is missing, is JSON already, or is none.
+                # It is missing, was parsed already, or is not JSON.
                 raise error from None

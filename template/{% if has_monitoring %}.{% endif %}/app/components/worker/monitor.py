@@ -25,17 +25,17 @@ from app.services.queues import show_queue
 BEAT_SECONDS = 1
 # How often the next runs of cron jobs are written to Redis.
 BEATS_PER_REPORT = 5
-# A job that has run for this share of its timeout is warned of, once.
+# After this share of its timeout a job is logged as slow, once.
 SLOW_SHARE = 0.5
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 # The start of each job, in seconds of the epoch, and the names of its log context. Some time after
-# a job, arq drops its task, and the entry goes with it: a callback, or an object of our own, would
+# a job, arq drops its task, and the entry goes with it: a callback, or a custom object, would
 # each be 1 % of a job's CPU.
 _running: WeakKeyDictionary[asyncio.Task[Any], tuple[float, dict[str, Any]]] = WeakKeyDictionary()
-# The tasks of jobs that were warned of.
+# The tasks of jobs that were logged as slow.
 _slow: WeakSet[asyncio.Task[Any]] = WeakSet()
 _timeouts: dict[str, float] = {}
 

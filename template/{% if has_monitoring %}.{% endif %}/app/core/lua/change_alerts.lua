@@ -1,12 +1,12 @@
 -- Compare what a look found with the alerts that are known, and return the changes to tell.
 --
--- KEYS[1]  hash: the known alerts by name, each as JSON of {firing, since, changed, told, ended}
+-- KEYS[1]  hash: the known alerts by name, each as JSON of {firing, since, changed, sent, ended}
 -- ARGV[1]  for how many seconds a problem or its end has to last before it counts
 -- ARGV[2]  for how many seconds after its end an alert does not fire again
 -- ARGV[3…] pairs: the name of each alert, and the words of its problem or an empty text
 --
 -- Returns triples: name, since when in seconds, "firing" or "resolved". A change is returned by each
--- look until `tell_alert` has marked it, so that a worker that is killed in between hides nothing.
+-- check until `mark_alert_sent` has marked it, so that a worker that is killed in between hides nothing.
 
 local hold, quiet = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(redis.call('TIME')[1])
@@ -18,7 +18,7 @@ for i = 3, #ARGV, 2 do
     if not is_json or type(alert) ~= 'table' then alert = {} end
     local since, changed = tonumber(alert.since), tonumber(alert.changed)
     local ended = tonumber(alert.ended)
-    local firing, told = alert.firing == true and since ~= nil, alert.told
+    local firing, sent = alert.firing == true and since ~= nil, alert.sent
     if is_bad == firing then
         -- Nothing has changed, or what had begun to change did not last.
         changed = nil
@@ -26,18 +26,18 @@ for i = 3, #ARGV, 2 do
         changed = math.min(changed or now, now)
         local is_quiet = is_bad and ended and now >= ended and now - ended < quiet
         if now - changed >= hold and not is_quiet then
-            firing, told = is_bad, false
+            firing, sent = is_bad, false
             if is_bad then since = changed else ended = now end
             changed = nil
         end
     end
-    if told == false and since then
+    if sent == false and since then
         table.insert(changes, name)
         table.insert(changes, string.format('%d', since))
         table.insert(changes, firing and 'firing' or 'resolved')
     end
     if since or changed then
-        local known = {firing = firing, since = since, changed = changed, told = told, ended = ended}
+        local known = {firing = firing, since = since, changed = changed, sent = sent, ended = ended}
         redis.call('HSET', KEYS[1], name, cjson.encode(known))
     else
         redis.call('HDEL', KEYS[1], name)

@@ -1,1 +1,1 @@
-"""The background jobs: their tasks, and one arq worker a queue."""
+"""The background jobs: their tasks, and one arq worker per queue."""

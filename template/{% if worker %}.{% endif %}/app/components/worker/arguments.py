@@ -90,8 +90,8 @@ def signature_of(task: Task) -> inspect.Signature:
 def types_of(task: Task) -> dict[str, TypeAdapter[Any] | str]:
     """Return the type of each parameter, or why it cannot be checked.
 
-    Each annotation is looked up by itself, so that one that is imported for the type checker only
-    does not open the others.
+    Each annotation is looked up by itself, so that one that only the type checker can resolve does
+    not leave the others unchecked.
     """
     types: dict[str, TypeAdapter[Any] | str] = {}
     for name, parameter in signature_of(task).parameters.items():

@@ -238,7 +238,7 @@ class Claims:
         self._look_again_ms = timestamp_ms() + wait_ms * random.uniform(0.8, 1)  # noqa: S311
         if later:
             self._look_again_ms = min(self._look_again_ms, float(later))
-        # Until it was asked for, nothing was noted.
+        # Redis notes only keys that were read after CLIENT CACHING.
         is_new = not was_listener and (is_listener or self._is_listener)
         self._is_listener = bool(is_listener) or is_new
         if is_new:
@@ -305,7 +305,7 @@ class Claims:
     async def _connect(self) -> None:
         try:
             await self._connection.connect()
-            # OPTIN: what follows CLIENT CACHING is noted. NOLOOP: our own changes are not told.
+            # OPTIN: what follows CLIENT CACHING is noted. NOLOOP: our own changes are not reported.
             for command in ("TRACKING", "ON", "OPTIN", "NOLOOP"), ("CACHING", "YES"):
                 await self._connection.send_command("CLIENT", *command)
                 await self._connection.read_response()

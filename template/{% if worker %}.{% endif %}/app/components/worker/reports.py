@@ -20,8 +20,8 @@ from app import NAME
 from app.services.queues import show_queue
 from app.services.workers import REPORT_SECONDS, Worker, report, sign_off
 
-# For how long a blocked event loop is told of, in seconds.
-MEMORY_SECONDS = 60
+# How long the longest block of the event loop stays in the reports, in seconds.
+BLOCKED_WINDOW_SECONDS = 60
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -41,7 +41,7 @@ async def report_until(stopping: asyncio.Event, redis: ArqRedis, pool: Executor)
     probe: Future[Any] | None = None
     while not stopping.is_set():
         now = loop.time()
-        if now - due >= worker.blocked_seconds or now - blocked_at > MEMORY_SECONDS:
+        if now - due >= worker.blocked_seconds or now - blocked_at > BLOCKED_WINDOW_SECONDS:
             worker.blocked_seconds, blocked_at = round(now - due, 3), now
         # A call that waits for a thread shows how long other calls wait.
         if probe is None or probe.done():

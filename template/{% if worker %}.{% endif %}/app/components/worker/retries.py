@@ -35,7 +35,7 @@ def try_again(
     if ctx["job_try"] >= _max_tries(ctx):
         return error
     wait = min(first * 2 ** (ctx["job_try"] - 1), most)
-    # Half of the wait is chance, so that the jobs of one outage do not come back together.
+    # Half of the wait is jitter, so that the jobs of one outage do not all return at once.
     return Retry(defer=random.uniform(wait / 2, wait))  # noqa: S311 - nothing secret depends on it
 
 

@@ -40,7 +40,7 @@ async def show(request: Request) -> Response:
     runs = [await _read(request, run_id) for run_id in ids]
     ended = [(run, report) for run, report, _ in runs if report]
     rows = load_test_report.compare(*ended) if len(ended) == 2 else []
-    # It is made of numbers and ids of ours.
+    # It holds only our numbers and ids.
     chart = Markup(load_test_report.draw_rates(ended)) if ended else ""  # noqa: S704
     return render(request, "load_test", runs=runs, rows=rows, chart=chart)
 

@@ -1,4 +1,4 @@
-"""Alerts: a look at the application's health, and telling what has changed."""
+"""Alerts: check the application's health, and send what has changed."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from app import NAME
 from app.components.worker.retries import try_again
 from app.components.worker.threads import in_thread
 from app.core.config import settings
-from app.services.alerts import Change, find_changes, mark_told, to_webhook
+from app.services.alerts import Change, find_changes, mark_sent, to_webhook
 from app.services.health import check_health
 
 # How long a receiver may take, in seconds.
@@ -24,7 +24,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 async def watch_health(ctx: dict[str, Any]) -> int:
-    """Look at the application's health, and queue a job for each change; return how many.
+    """Check the application's health, and queue a job for each change; return how many.
 
     It is a cron job of every queue, so that it runs while any worker does.
     """
@@ -35,10 +35,10 @@ async def watch_health(ctx: dict[str, Any]) -> int:
         changes = await find_changes(redis, report)
         for change in changes:
             await redis.enqueue_job("send_alert", change.model_dump(), _job_id=change.job_id)
-            await mark_told(redis, change)
+            await mark_sent(redis, change)
     except RedisError as error:
-        # The next look finds what was not told. A failed look would be a dead letter.
-        log.error("alerts cannot be told", problems=report.output, error=str(error))
+        # The next check finds what was not sent. A failed check would be a dead letter.
+        log.error("alerts cannot be sent", problems=report.output, error=str(error))
     if report.status != "fail" and settings.HEARTBEAT_URL:
         try:
             await _request(ctx, settings.HEARTBEAT_URL.get_secret_value())

@@ -49,8 +49,8 @@ async def system_health_check(ctx: dict[str, Any]) -> SystemHealth:
     """Measure Redis, disk, memory and load, and log the figures.
 
     Raises:
-        arq.Retry: Redis does not respond.
-        redis.exceptions.RedisError: Redis does not respond, and this is the last try.
+        arq.Retry: Redis does not answer.
+        redis.exceptions.RedisError: Redis did not answer on the last try either.
     """
     start = time.perf_counter()
     try:

@@ -19,7 +19,7 @@ ones, so each class names all of them:
 - `redis_pool`: the client of `client.py`, with which a job costs a third of the processor time and
   an idle worker starts one at once. Without this line arq makes its own client, and everything
   else stays the same; then set `poll_delay` to 0.08, since polling costs it 1 % of a core.
-- `poll_delay`: the least seconds between two polls; an idle worker waits for jobs within a poll.
+- `poll_delay`: the minimum seconds between two polls; an idle worker waits for jobs within a poll.
 - `queue_read_limit`: how many ids a poll reads. Jobs already running on any replica count too, so
   it is at least twice the replicas times `max_jobs`.
 - `job_serializer`, `job_deserializer`: the recorder. They write msgpack, since arq's default is

@@ -1,1 +1,1 @@
-"""The tasks, one module a subject: plain async functions that take arq's `ctx` first."""
+"""The tasks, one module per subject: plain async functions that take arq's `ctx` first."""
