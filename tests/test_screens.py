@@ -21,7 +21,10 @@ def test_a_kept_screen_fits(name: str) -> None:
 
 
 def test_the_readme_shows_a_kept_screen() -> None:
-    assert SAMPLE + (SCREENS / "load-test-run.txt").read_text() + "```" in (harness.ROOT / "README.md").read_text()
+    assert (
+        SAMPLE + (SCREENS / "load-test-run.txt").read_text() + "```"
+        in (harness.ROOT / "README.md").read_text()
+    )
 
 
 @pytest.mark.xdist_group("installed-full")
