@@ -140,4 +140,4 @@ def test_the_end_of_one_process_ends_all(project: Path, tmp_path: Path) -> None:
         ]
         own.terminate()
         assert running.process.wait(20) != 0
-    assert "since own ended with exit code" in running.text()
+    assert "because own ended with exit code" in running.text()

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from arq import Retry
 from arq.connections import ArqRedis
 from arq.cron import cron
 from pydantic import SecretStr
@@ -99,6 +100,26 @@ async def test_of_many_looks_at_once_one_job_tells(
     assert await redis.zcard("arq:queue") == 1
 
 
+async def test_an_alert_that_was_not_queued_is_sent_by_the_next_check(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch, ctx: dict[str, Any]
+) -> None:
+    async def broken(_: ArqRedis) -> HealthReport:
+        return report(a="broken")
+
+    async def lost(*_: Any, **__: Any) -> None:
+        """Return what arq's method does when the connection is lost."""
+
+    monkeypatch.setattr("app.components.worker.tasks.alerts.check_health", broken)
+    await watch_health(ctx)
+    await travel(redis, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(ctx["redis"], "enqueue_job", lost)
+        await watch_health(ctx)
+    assert await redis.zcard("arq:queue") == 0
+    await watch_health(ctx)
+    assert await redis.zcard("arq:queue") == 1
+
+
 async def test_a_worker_that_dies_before_it_tells_hides_nothing(redis: ArqRedis) -> None:
     await look(redis, a="broken")
     first = await find_changes(redis, report(a="broken"))
@@ -122,7 +143,8 @@ async def test_failures_letters_and_crons_are_problems(redis: ArqRedis) -> None:
     checks = await job_checks.check_jobs(redis)
     assert {check.status for check in checks.values()} == {"pass"}
     minute = int(time.time()) // 60 * 60
-    fields = {"system:failed": 10, "system:succeeded": 10, "load_test:failed": 19}
+    fields = {"system:failed": 10, "system:succeeded": 10}
+    fields |= {"load_test:failed": 19, "load_test:bulk": 2}
     await redis.hset(keys.history_row(60, minute), mapping=fields)  # type: ignore[misc]
     now = time.time() * 1000
     old = dict.fromkeys(("old", "older"), now - 3_600_000)
@@ -187,10 +209,25 @@ class Receiver(BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Receiver]]:
+class Redirect(Receiver):
+    """Has moved elsewhere."""
+
+    def do_POST(self) -> None:
+        self.send_response(301)
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+
+@pytest.fixture(params=[Receiver])
+def receiver(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[type[Receiver]]:
     Receiver.bodies = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), request.param) as server:
         threading.Thread(target=server.serve_forever).start()
         url = SecretStr(f"http://127.0.0.1:{server.server_port}/hook")
         monkeypatch.setattr(settings, "ALERT_WEBHOOK_URL", url)
@@ -215,6 +252,24 @@ async def test_a_receiver_that_refuses_gets_it_again(
     assert alert["labels"]["alertname"] == "a"
     assert alert["annotations"]["summary"] == "broken"
     assert (alert["startsAt"], alert["endsAt"]) == ("2001-09-09T01:46:40+00:00", alerts.NOT_ENDED)
+
+
+@pytest.mark.parametrize("receiver", [Redirect], indirect=True)
+async def test_a_redirect_does_not_count_as_received(
+    receiver: type[Receiver], ctx: dict[str, Any]
+) -> None:
+    change = {"name": "a", "status": "firing", "since": 1e9, "summary": "broken"}
+    with pytest.raises(Retry):
+        await send_alert({**ctx, "job_try": 1}, change)
+
+
+@pytest.mark.parametrize("url", ["https://example..com", f"https://{'a' * 64}.com"])
+def test_a_host_that_no_name_server_knows_is_refused(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("HEARTBEAT_URL", url)
+    with pytest.raises(SystemExit, match="HEARTBEAT_URL in the environment"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,8 @@ async def test_the_command(redis: ArqRedis) -> None:
     code, output, _ = await command.run("jobs", "run", "test", "typed", "--limited", "7", "--json")
     job = json.loads(output)
     assert (code, job["kwargs"], job["state"]) == (0, {"limited": 7}, "queued")
+    code, _, errors = await command.run("jobs", "run", "test", "typed", "--limited", "[" * 9999)
+    assert (code, "Traceback" in errors) == (1, False)
     code, _, errors = await command.run("jobs", "run", "test", "typde")
     assert (code, "did you mean 'typed'?" in errors) == (1, True)
     await run_burst(WorkerSettings)

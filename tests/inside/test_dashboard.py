@@ -176,6 +176,21 @@ async def test_the_overview_says_how_long_jobs_wait_and_run(
     assert "<dt>wait p95, 1 h</dt><dd>over 60 s</dd>" in await get(browser, "")
 
 
+async def test_a_group_of_an_unknown_task_is_only_that(
+    browser: TestClient, redis: ArqRedis
+) -> None:
+    await sign_in(browser)
+    for task, job_id in (("expired", "1"), ("missing", "2")):
+        await redis.enqueue_job(task, _job_id=job_id, _queue_name=SYSTEM.queue_name)
+    await redis.delete(f"{job_key_prefix}1")
+    await run_burst(FAILING)
+    assert 'value="<unknown>"' in await get(browser, "dead-letters")
+    form = {"action": "purge", "queue": "system", "task": "<unknown>"}
+    await post(browser, "dead-letters/change", **form, error="JobExecutionFailed", confirmed="yes")
+    text = await get(browser, "dead-letters")
+    assert ("job expired" in text, "'missing' not found" in text) == (False, True)
+
+
 async def test_a_cron_job_runs_now(browser: TestClient, redis: ArqRedis) -> None:
     await sign_in(browser)
     name = SYSTEM.cron_jobs[0].name

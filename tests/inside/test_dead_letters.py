@@ -20,6 +20,7 @@ from app.components.worker.results import encode
 from app.components.worker.tasks.dead_letters import sweep_dead_letters
 from app.core import keys
 from app.core.config import WORKER_QUEUES
+from app.core.scripts import run_script
 from app.core.serializer import serialize
 from app.services import dead_letters
 from app.services.dead_letters import (
@@ -156,6 +157,28 @@ async def test_a_requeued_job_has_its_arguments(redis: ArqRedis) -> None:
     assert (await find(redis, "job")).state == "succeeded"
 
 
+async def test_a_letter_is_requeued_once_if_the_first_reply_is_lost(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_twice(*arguments: Any) -> Any:
+        await run_script(*arguments)
+        return await run_script(*arguments)
+
+    await send(redis, "fail_once", "job", "Ada")
+    await run_burst(WorkerSettings)
+    monkeypatch.setattr(dead_letters, "run_script", run_twice)
+    assert await requeue(redis, ALL, check_job) == dead_letters.Requeued(requeued=1, refused={})
+    assert await redis.zrange(QUEUE, 0, -1) == [b"job"]
+
+
+async def test_the_sweep_deletes_what_is_too_old(redis: ArqRedis) -> None:
+    await send(redis, "fail_once", "job", "Ada")
+    await run_burst(WorkerSettings)
+    await redis.zadd(keys.LETTERS_BY_TIME, {"job": 1})
+    assert await sweep(redis) == 0
+    assert await letters(redis) == []
+
+
 async def test_a_taken_id_is_not_requeued(redis: ArqRedis) -> None:
     await send(redis, "fail_once", "job", "Ada")
     await run_burst(WorkerSettings)
@@ -237,6 +260,8 @@ async def test_the_command(redis: ArqRedis) -> None:
     code, _, errors = await ask("show", "three")
     assert (code, errors) == (1, "there is no dead letter 'three'\n")
     assert (await ask("list", "--older-than", "soon"))[0] == 2
+    code, _, errors = await ask("purge", "--older-than", "90d", "--yes")
+    assert (code, "no letter is kept for longer than 30d" in errors) == (2, True)
 
     code, output, _ = await ask("requeue", "one", "--json")
     assert (code, json.loads(output)) == (0, {"requeued": 1, "refused": {}})

@@ -19,9 +19,11 @@ from arq.constants import (
     job_key_prefix,
     result_key_prefix,
 )
+from fastapi import HTTPException
 from httpx2 import Response
 from pydantic import SecretStr
 
+from app.components.backend.problems import problem_of
 from app.core.config import WORKER_QUEUES, settings
 from app.core.serializer import serialize
 from app.services.jobs import MAX_SHOWN_BYTES
@@ -243,6 +245,15 @@ async def test_a_mistake_is_named(
     assert (answer.status_code, problem["status"]) == (422, 422)
     assert list(problem["errors"]) == [parameter]
     assert not await redis.exists(QUEUE)
+
+
+@pytest.mark.parametrize(
+    ("status", "detail"), [(400, {"code": 7}), (422, ["a", "b"]), (499, "gone"), (404, None)]
+)
+async def test_any_error_of_a_route_is_a_problem(status: int, detail: Any) -> None:
+    problem = problem_of(HTTPException(status, detail))
+    assert problem.status == status
+    assert problem.detail
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ async def test_any_bytes_of_a_result_harm_no_other(api: Api, redis: ArqRedis, pl
         else:
             value: Any = raw
             await redis.hset(keys.LETTERS, job_id, value)  # type: ignore[misc]
-            await redis.zadd(keys.LETTERS_BY_TIME, {job_id: 1})
+            await redis.zadd(keys.LETTERS_BY_TIME, {job_id: timestamp_ms()})
     await keep_going(api, redis, *results)
     for arguments in (("list",), ("show", "bad1"), ("list", "--json")):
         _, _, errors = await command.run("dead-letters", *arguments)

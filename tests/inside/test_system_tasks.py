@@ -70,6 +70,15 @@ async def test_what_is_mounted_is_left_alone(
     assert (mount / "old").exists()
 
 
+async def test_a_checkout_is_left_alone(ctx: dict[str, Any], temp_dir: Path) -> None:
+    write(temp_dir / "old", age_hours=25)
+    write(temp_dir / "a/b/old", age_hours=25)
+    (temp_dir / "a/.git").mkdir()
+    cleanup = await cleanup_temp_files(ctx)
+    assert cleanup["removed"] == ["old"]
+    assert cleanup["errors"] == [f"{temp_dir}/a: it is a checkout"]
+
+
 async def test_a_missing_directory_holds_nothing(
     ctx: dict[str, Any], temp_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +120,7 @@ DANGEROUS += ["app", "app/core", "tests", "docs", ".git", ".venv", "data/../test
 DANGEROUS += ["/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - they are refused
 DANGEROUS += ["data", "data/valkey", "data/valkey/x", " ", "data/tmp ", "/mnt", "/var/lib/docker/x"]
 DANGEROUS += ["App", "/home/ada", "~/Documents"]
+DANGEROUS += ["/root/.ssh", "/home/ada/.ssh/x", "/home/ada/Documents", "/var/lib/mysql/x"]
 DANGEROUS += ["~/.ssh", "~/.config/x", "pyproject.toml", "pyproject.toml/x", "x" * 5000]
 DANGEROUS += ["/proc/self", sysconfig.get_path("stdlib"), str(PROJECT), str(PROJECT.parent)]
 

@@ -23,3 +23,5 @@ async def test_a_thread_keeps_the_log_context(ctx: dict[str, Any]) -> None:
 async def test_an_error_in_a_thread_reaches_the_task(ctx: dict[str, Any]) -> None:
     with pytest.raises(ZeroDivisionError):
         await in_thread(ctx, divmod, 1, 0)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await in_thread(ctx, next, iter(()))

@@ -61,13 +61,15 @@ class Row(BaseModel):
     succeeded: int = 0
     failed: int = 0
     aborted: int = 0
+    # Jobs sent in bulk, whose sender counts what has failed.
+    bulk: int = 0
     waits: list[int] = []
     runs: list[int] = []
 
     @property
     def ended(self) -> int:
         """All jobs that ended, however they did."""
-        return self.succeeded + self.failed + self.aborted
+        return self.succeeded + self.failed + self.aborted + self.bulk
 
 
 def remember(results: Sequence[Result], pipe: Pipeline) -> None:
@@ -79,7 +81,6 @@ def remember(results: Sequence[Result], pipe: Pipeline) -> None:
     # It would hide what else runs.
     results = [result for result in results if result.data["f"] != WATCH]
     _count(results, pipe)
-    # The sender of a bulk job counts what has failed.
     kept = [result for result in results if not result.data["id"].startswith(keys.BULK_PREFIX)]
     if kept:
         kept.sort(key=lambda result: (result.data["s"], -result.data["ft"]))
@@ -188,7 +189,8 @@ def _count(results: Sequence[Result], pipe: Pipeline) -> None:
     counts: Counter[tuple[int, str]] = Counter()
     for data, _ in results:
         queue, minute = show_queue(data["q"]), data["ft"] // 60_000
-        counts[minute, f"{queue}:{state_of(data)}"] += 1
+        is_bulk = data["id"].startswith(keys.BULK_PREFIX)
+        counts[minute, f"{queue}:{'bulk' if is_bulk else state_of(data)}"] += 1
         counts[minute, f"{queue}:runs:{bisect_left(BUCKETS, data['ft'] - data['st'])}"] += 1
         # arq does not know when a job that it could not read was enqueued.
         if data["et"]:
@@ -228,6 +230,7 @@ def _read_row(start: int, queue: str, fields: dict[bytes, bytes]) -> Row:
         succeeded=count("succeeded"),
         failed=count("failed"),
         aborted=count("aborted"),
+        bulk=count("bulk"),
         waits=[count(f"waits:{bucket}") for bucket in range(len(BUCKETS))],
         runs=[count(f"runs:{bucket}") for bucket in range(len(BUCKETS))],
     )

@@ -51,6 +51,7 @@ async def list_jobs(
                 for job in await _list_unfinished(redis, name, state)
                 if task in (None, job.task) and state in (None, job.state)
             ]
+    found.sort(key=lambda job: job.due.timestamp() if job.due else 0, reverse=True)
     if state not in UNFINISHED:
         found += await list_ended(redis, queue=queue, task=task, state=state, limit=limit)
     return found[:limit]

@@ -1,5 +1,6 @@
 """Load tests on the command line."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +37,8 @@ def check_plot(path: Path | None) -> Path | None:
     """Refuse a file that could not be written when the run has ended."""
     if path and path.suffix != ".svg":
         raise SystemExit(f"--plot {escape(path)}: the name must end in .svg.")
-    if path and not path.parent.is_dir():
+    # That of pathlib raises where a name is too long.
+    if path and not os.path.isdir(path.parent):  # noqa: PTH112
         raise SystemExit(f"--plot {escape(path)}: there is no directory {escape(path.parent)}.")
     return path
 
@@ -190,12 +192,15 @@ def _read(run_id: str | None) -> tuple[LoadTestRun, LoadTestReport]:
 
 
 def _show(run: LoadTestRun, report: LoadTestReport, *, as_json: bool, plot: Path | None) -> None:
-    if plot:
-        plot.write_text(load_test_report.draw_run_times(report))
     if as_json:
         print_json(_to_json(run, report))
     else:
         _print_report(report)
+    try:
+        if plot:
+            plot.write_text(load_test_report.draw_run_times(report))
+    except OSError as error:
+        raise SystemExit(f"--plot {escape(plot)}: cannot write it ({error.strerror}).") from None
 
 
 def _print_title(run: LoadTestRun) -> None:

@@ -95,7 +95,9 @@ class LoadTest(BaseModel, allow_inf_nan=False):
     delay_seconds: float = Field(default=0, ge=0, le=60, description="Between batches.")
     queue: str = "load_test"
     timeout_seconds: float = Field(default=300, gt=0, le=3000, description="For the whole run.")
-    seed: int | None = Field(default=None, description="Decides which tasks fail.")
+    seed: int | None = Field(
+        default=None, ge=-(2**63), lt=2**63, description="Decides which jobs fail."
+    )
 
     @property
     def function(self) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from arq.connections import ArqRedis
-from pydantic import BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from app import NAME
 from app.core import keys
@@ -43,7 +43,7 @@ class KnownAlert(BaseModel):
     """What the scripts keep of an alert, as far as it is shown."""
 
     firing: bool
-    since: datetime
+    since: AwareDatetime
 
 
 async def find_changes(redis: ArqRedis, report: HealthReport) -> list[Change]:

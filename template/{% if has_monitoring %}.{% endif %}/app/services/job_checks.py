@@ -35,7 +35,7 @@ async def check_jobs(redis: ArqRedis) -> dict[str, Check]:
 
 
 def _check_failures(rows: list[history.Row], queue: str) -> Check:
-    failed, ended = sum(row.failed for row in rows), sum(row.ended for row in rows)
+    failed, ended = sum(row.failed for row in rows), sum(row.ended - row.bulk for row in rows)
     return _check(
         ended >= MIN_ENDED_JOBS and failed >= settings.MAX_FAILURE_SHARE * ended,
         "fail",

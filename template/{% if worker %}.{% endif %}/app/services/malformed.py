@@ -42,9 +42,11 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
     if aborts:
         await redis.zrem(abort_jobs_ss, *aborts)
 
-    jobs = await redis.zrange(queue_name, 0, -1, withscores=True)
+    jobs = await redis.zrange(queue_name, 0, MAX_JOBS - 1, withscores=True)
     malformed = {job_id for job_id, score in jobs if not _is_text(job_id) or math.isinf(score)}
-    next_jobs = [job_id for job_id, _ in jobs[:MAX_JOBS]]
+    # These would be the last of the queue for ever.
+    malformed.update(await redis.zrangebyscore(queue_name, "+inf", "+inf", 0, MAX_JOBS))
+    next_jobs = [job_id for job_id, _ in jobs]
     async with redis.pipeline(transaction=False) as pipe:
         for job_id in next_jobs:
             pipe.type(job_key_prefix.encode() + job_id)

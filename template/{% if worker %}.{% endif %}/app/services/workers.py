@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from arq.connections import ArqRedis
-from pydantic import BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 from redis.asyncio.client import Pipeline
 
 from app.core import keys
@@ -31,12 +30,12 @@ class Worker(BaseModel):
     queue: str
     host: str
     pid: int
-    started: datetime
+    started: AwareDatetime
     version: str
     running: int = 0
     done: int = 0
     failed: int = 0
-    memory_bytes: int | None = None
+    memory_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     # How far the worker's clock is ahead of that of Redis.
     clock_skew_seconds: float = 0
     # For how long the event loop was blocked, the longest time of the last minute.

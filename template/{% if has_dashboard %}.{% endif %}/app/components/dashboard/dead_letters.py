@@ -9,7 +9,7 @@ from app.components.dashboard.session import audit
 from app.components.worker.lookup import check_job
 from app.services import dead_letters
 from app.services.dead_letters import Filter, Selection, error_class
-from app.services.jobs import Job
+from app.services.jobs import UNKNOWN_TASK, Job
 
 MAX_LISTED = 50
 # Groups are made of this many of the newest letters, so that a page reads no more.
@@ -60,9 +60,10 @@ async def change(request: Request) -> Response:
     return redirect(request, "dead_letters", note, **{k: v for k, v in filters.items() if not ids})
 
 
-def _group(letters: list[Job]) -> list[tuple[tuple[str | None, str | None, str], list[Job]]]:
+def _group(letters: list[Job]) -> list[tuple[tuple[str | None, str, str], list[Job]]]:
     """Return the letters by queue, task and class of error, the largest group first."""
     groups = defaultdict(list)
     for letter in letters:
-        groups[letter.queue, letter.task, error_class(letter.error)].append(letter)
+        task = letter.task or UNKNOWN_TASK
+        groups[letter.queue, task, error_class(letter.error)].append(letter)
     return sorted(groups.items(), key=lambda group: -len(group[1]))

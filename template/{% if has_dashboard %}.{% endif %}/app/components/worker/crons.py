@@ -5,6 +5,7 @@ from datetime import datetime
 
 from arq.connections import ArqRedis
 from arq.cron import CronJob
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.components.worker import queues
 from app.core.config import WORKER_QUEUES
@@ -41,11 +42,13 @@ async def run_cron(redis: ArqRedis, name: str) -> str:
 
     Raises:
         JobNotFoundError: There is no such cron job.
+        redis.exceptions.ConnectionError: The connection was lost, and the job is not queued.
     """
     if name not in (crons := _find_crons()):
         raise JobNotFoundError(f"There is no cron job {name!r}.")
     _, queue = crons[name]
-    await redis.enqueue_job(name, _queue_name=WORKER_QUEUES[queue]["queue_name"])
+    if not await redis.enqueue_job(name, _queue_name=WORKER_QUEUES[queue]["queue_name"]):
+        raise RedisConnectionError("the connection was lost before the job was queued")
     return queue
 
 

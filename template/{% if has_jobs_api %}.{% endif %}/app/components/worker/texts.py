@@ -24,6 +24,6 @@ def read_texts(task: Task, args: list[Any], kwargs: dict[str, Any]) -> None:
             at = int(name) if name.isdecimal() else name
             try:
                 values[at] = json.loads(values[at])
-            except (LookupError, TypeError, ValueError):
+            except (LookupError, RecursionError, TypeError, ValueError):
                 # It is missing, was parsed already, or is not JSON.
                 raise error from None

@@ -11,7 +11,9 @@ for i = 3, #ARGV, 4 do
     local id, letter, queue, job = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
     local job_key, result_key = 'arq:job:' .. id, 'arq:result:' .. id
     if redis.call('HGET', KEYS[1], id) ~= letter then
-        table.insert(done, 0)
+        -- The first reply may have been lost: then the job is there.
+        local is_again = redis.pcall('GET', job_key) == job
+        table.insert(done, is_again and 1 or 0)
     elseif redis.call('EXISTS', job_key) == 1 then
         table.insert(done, -1)
     elseif redis.call('EXISTS', result_key) == 1 and redis.call('GET', result_key) ~= letter then

@@ -14,6 +14,8 @@ from app.services import load_test, load_test_report
 from app.services.load_test_report import LoadTest, LoadTestReport, LoadTestRun, LoadTestType
 
 MAX_LISTED = 50
+# The command makes the report of a run with more jobs, which takes half a minute for a million.
+MAX_READ_JOBS = 20_000
 
 
 async def show_list(request: Request) -> Response:
@@ -52,5 +54,6 @@ async def _read(request: Request, run_id: str) -> tuple[LoadTestRun, LoadTestRep
     queued = await redis.zcount(run.queue_name, "-inf", timestamp_ms())
     # Reading every result costs more than a look at the queue.
     has_ended = run.is_over or (run.sent == run.test.tasks and not queued)
-    report = run.report or (await load_test.read_report(redis, run) if has_ended else None)
+    can_read = has_ended and run.sent <= MAX_READ_JOBS
+    report = run.report or (await load_test.read_report(redis, run) if can_read else None)
     return run, report, queued

@@ -8,6 +8,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import structlog
+from arq.constants import job_key_prefix, result_key_prefix
 from redis.exceptions import RedisError
 
 from app import NAME
@@ -34,8 +35,11 @@ async def watch_health(ctx: dict[str, Any]) -> int:
     try:
         changes = await find_changes(redis, report)
         for change in changes:
-            await redis.enqueue_job("send_alert", change.model_dump(), _job_id=change.job_id)
-            await mark_sent(redis, change)
+            job_id = change.job_id
+            await redis.enqueue_job("send_alert", change.model_dump(), _job_id=job_id)
+            # When the connection is lost, arq returns None, as for an id that is taken.
+            if await redis.exists(job_key_prefix + job_id, result_key_prefix + job_id):
+                await mark_sent(redis, change)
     except RedisError as error:
         # The next check finds what was not sent. A failed check would be a dead letter.
         log.error("alerts cannot be sent", problems=report.output, error=str(error))
@@ -74,10 +78,13 @@ async def _request(ctx: dict[str, Any], url: str, body: bytes | None = None) -> 
 
 def _open(url: str, body: bytes | None) -> None:
     headers = {"Content-Type": "application/json", "User-Agent": NAME}
+    # The settings take http and https only.
+    request = Request(url, body, headers)  # noqa: S310
     try:
-        # The settings take http and https only.
-        with urlopen(Request(url, body, headers), timeout=MAX_RESPONSE_SECONDS):  # noqa: S310
-            pass
+        with urlopen(request, timeout=MAX_RESPONSE_SECONDS) as response:  # noqa: S310
+            if response.url != request.full_url:
+                # After a redirect `urlopen` sends no body.
+                raise OSError("the server redirects: set the URL that it redirects to")
     except HTTPError as error:
         error.close()
         raise OSError(f"the response was {error.code}") from None

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from app.components.worker.retries import try_again
 from app.components.worker.threads import in_thread
 from app.core.config import settings
+from app.core.directories import CHECKOUTS
 
 # A result is kept in Redis: of a hundred thousand files the first paths and the sums are enough.
 MAX_LISTED_PATHS = 1000
@@ -80,8 +81,9 @@ async def cleanup_temp_files(
 ) -> Cleanup:
     """Delete the files below `TEMP_DIR` that have not been written to for `max_age_hours`.
 
-    Symbolic links are neither followed nor deleted, and what is mounted below the directory is left
-    alone. Directories stay, even empty ones, since a process may be about to write there.
+    Symbolic links are neither followed nor deleted, and checkouts and what is mounted below the
+    directory are left alone. Directories stay, even empty ones, since a process may be about to
+    write there.
 
     Raises:
         ValueError: The age is negative, not a number, or longer than ten years.
@@ -111,6 +113,10 @@ def _delete_old_files(directory: Path, written_before: float) -> Cleanup:
         # place of a directory between the check and the deletion leads nowhere else.
         for parent, directories, names, parent_fd in os.fwalk(directory, follow_symlinks=False):
             if os.fstat(parent_fd).st_dev != device:
+                directories.clear()
+                continue
+            if CHECKOUTS.intersection(directories):
+                cleanup["errors"].append(f"{parent}: it is a checkout")
                 directories.clear()
                 continue
             directories[:] = [name for name in directories if f"{parent}/{name}" not in mounts]
