@@ -44,6 +44,9 @@ def run(
     async def send(redis: ArqRedis) -> Job:
         read_texts(find_task(queue, task), args, kwargs)
         job = await enqueue_by_name(redis, queue, task, args, kwargs)
+        if wait:
+            # Whoever stops waiting needs it.
+            typer.echo(f"waiting for {job.id}", err=True)
         while wait and job.state not in ENDED:
             await asyncio.sleep(POLL_SECONDS)
             job = await job_lookup.find(redis, job.id)

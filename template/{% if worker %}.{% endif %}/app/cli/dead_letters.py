@@ -5,6 +5,7 @@ import re
 from typing import Annotated
 
 import typer
+from arq.connections import ArqRedis
 from pydantic import ValidationError
 
 from app.cli.client import with_client
@@ -14,6 +15,7 @@ from app.core.ages import UNITS
 from app.core.log import escape
 from app.services import dead_letters
 from app.services.dead_letters import MAX_AGE_SECONDS, MAX_LETTERS, Filter, Selection
+from app.services.jobs import Job, require_queue
 
 app = typer.Typer(help="Look at jobs that have failed for good.", no_args_is_help=True)
 
@@ -32,7 +34,14 @@ def list_(
     """List the letters, the newest first."""
     seconds = _seconds(older_than)
     wanted = Filter(queue=queue or None, task=task or None, older_than_seconds=seconds)
-    letters = with_client(lambda redis: dead_letters.list_letters(redis, wanted, MAX_LETTERS))
+
+    async def read(redis: ArqRedis) -> list[Job]:
+        letters = await dead_letters.list_letters(redis, wanted, MAX_LETTERS)
+        if not letters and queue:
+            require_queue(queue)
+        return letters
+
+    letters = with_client(read)
     if as_json:
         hidden = {"args", "kwargs", "traceback"}
         print_json([letter.model_dump(mode="json", exclude=hidden) for letter in letters])
