@@ -261,7 +261,7 @@ async def test_the_command(redis: ArqRedis) -> None:
     assert (code, errors) == (1, "there is no dead letter 'three'\n")
     assert (await ask("list", "--older-than", "soon"))[0] == 2
     code, _, errors = await ask("list", "--queue", "tset")
-    assert (code, errors) == (1, "queue: there is no queue 'tset': did you mean 'test'?\n")
+    assert (code, errors) == (1, "there is no queue 'tset': did you mean 'test'?\n")
     code, _, errors = await ask("purge", "--older-than", "90d", "--yes")
     assert (code, "no letter is kept for longer than 30d" in errors) == (2, True)
 
