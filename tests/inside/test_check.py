@@ -206,6 +206,13 @@ def test_a_key_can_be_in_a_file(tmp_path: Path) -> None:
     assert done.stdout == "a-key-from-a-file\n"
 
 
+def test_an_env_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "env").write_bytes(b"PORT=\xff")
+    done = run("-c", "import app.core.config", ENV_FILE=str(tmp_path / "env"))
+    assert done.returncode == 1
+    assert done.stderr == "cannot read .env: it is not text in UTF-8\n"
+
+
 def test_it_finds_the_server_of_the_env_file(
     tmp_path: Path, urls: dict[str, tuple[str, str]]
 ) -> None:

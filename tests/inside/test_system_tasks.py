@@ -73,10 +73,14 @@ async def test_what_is_mounted_is_left_alone(
 async def test_a_checkout_is_left_alone(ctx: dict[str, Any], temp_dir: Path) -> None:
     write(temp_dir / "old", age_hours=25)
     write(temp_dir / "a/b/old", age_hours=25)
+    write(temp_dir / "c/old", age_hours=25)
     (temp_dir / "a/.git").mkdir()
+    # That of a worktree is a file.
+    (temp_dir / "c/.git").touch()
     cleanup = await cleanup_temp_files(ctx)
     assert cleanup["removed"] == ["old"]
-    assert cleanup["errors"] == [f"{temp_dir}/a: it is a checkout"]
+    checkouts = [f"{temp_dir}/{name}: it is a checkout" for name in "ac"]
+    assert sorted(cleanup["errors"]) == checkouts
 
 
 async def test_a_missing_directory_holds_nothing(

@@ -115,8 +115,8 @@ def _delete_old_files(directory: Path, written_before: float) -> Cleanup:
             if os.fstat(parent_fd).st_dev != device:
                 directories.clear()
                 continue
-            if CHECKOUTS.intersection(directories):
-                cleanup["errors"].append(f"{parent}: it is a checkout")
+            if CHECKOUTS.intersection([*directories, *names]):
+                cleanup["errors"].append(f"{_printable(parent)}: it is a checkout")
                 directories.clear()
                 continue
             directories[:] = [name for name in directories if f"{parent}/{name}" not in mounts]
