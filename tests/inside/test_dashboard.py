@@ -19,6 +19,7 @@ from starlette.requests import Request
 
 from app.components.backend.cross_origin import is_cross_origin
 from app.components.backend.main import create_app
+from app.components.dashboard import load_tests
 from app.components.worker.crons import list_crons
 from app.components.worker.queues import load_test, system
 from app.core import keys
@@ -340,7 +341,9 @@ async def test_a_load_test_needs_a_worker(browser: TestClient) -> None:
     assert response.status_code == 422
 
 
-async def test_two_load_tests_are_compared(browser: TestClient, redis: ArqRedis) -> None:
+async def test_two_load_tests_are_compared(
+    browser: TestClient, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running(load_test.WorkerSettings):
         runs = [await new_run(redis, tasks=tasks) for tasks in (1, 2)]
         for run in runs:
@@ -350,6 +353,12 @@ async def test_two_load_tests_are_compared(browser: TestClient, redis: ArqRedis)
     assert "io_simulation on queue load_test" in await get(browser, f"load-tests/show?id={first}")
     text = await get(browser, f"load-tests/show?id={first}&id={second}")
     assert re.search(r'Tasks</td><td class="number">1</td><td class="number">2</td>.*2.00', text)
+    monkeypatch.setattr(load_tests, "MAX_READ_JOBS", 0)
+    run = await new_run(redis, tasks=1)
+    await redis.hset(keys.load_test(run.id), "sent", "1")  # type: ignore[misc]
+    await redis.delete(run.queue_name)
+    text = await get(browser, f"load-tests/show?id={run.id}")
+    assert f"1 of 1 jobs were sent. The command <code>load-test results {run.id}</code>" in text
     for ids, status in (("", 422), (f"?id={first}&id=none", 404)):
         response = await asyncio.to_thread(browser.get, f"/ops/load-tests/show{ids}")
         assert response.status_code == status

@@ -68,7 +68,6 @@ async def _list_unfinished(redis: ArqRedis, queue: str, state: str | None) -> li
     scores = await or_empty(reading, [])
     if not scores:
         return []
-    scores.sort(key=lambda one: one[1], reverse=True)
     ids = [job_id for job_id, _ in scores]
     async with redis.pipeline(transaction=False) as pipe:
         pipe.mget([in_progress_key_prefix.encode() + job_id for job_id in ids])

@@ -29,7 +29,7 @@ async def list_crons(redis: ArqRedis) -> list[CronStatus]:
     for name, (cron, queue) in sorted(_find_crons().items()):
         # arq's default is the zone of the machine.
         zone = getattr(queues.settings(queue), "timezone", None)
-        now = datetime.now(zone or datetime.now().astimezone().tzinfo)
+        now = datetime.now(zone).astimezone(zone)
         cron.calculate_next(now)
         due = (cron.next_run - now).total_seconds() if cron.next_run else None
         state, finished = ended.get(name, (None, None))

@@ -47,7 +47,10 @@ async def show(request: Request) -> Response:
     return render(request, "load_test", runs=runs, rows=rows, chart=chart)
 
 
-async def _read(request: Request, run_id: str) -> tuple[LoadTestRun, LoadTestReport | None, int]:
+async def _read(
+    request: Request, run_id: str
+) -> tuple[LoadTestRun, LoadTestReport | None, int | None]:
+    """Return a run, its report, and how many of its jobs are queued, or None if it has ended."""
     redis: ArqRedis = request.state.redis
     run = await load_test.load_run(redis, run_id)
     # Without the run's last step, which is deferred to its deadline.
@@ -56,4 +59,4 @@ async def _read(request: Request, run_id: str) -> tuple[LoadTestRun, LoadTestRep
     has_ended = run.is_over or (run.sent == run.test.tasks and not queued)
     can_read = has_ended and run.sent <= MAX_READ_JOBS
     report = run.report or (await load_test.read_report(redis, run) if can_read else None)
-    return run, report, queued
+    return run, report, None if has_ended else queued

@@ -25,12 +25,8 @@ for queue in WORKER_QUEUES:
 
 @router.get("/metrics", response_class=Response)
 async def get_metrics(request: Request, redis: Redis, has_key: HasKey) -> Response:
-    """Show the queues' state and what this process has enqueued, to `METRICS_NETWORKS`.
-
-    A request that a proxy has forwarded needs the key: its address may be that of the proxy.
-    """
-    is_forwarded = "x-forwarded-for" in request.headers or "forwarded" in request.headers
-    if not has_key and (is_forwarded or not _is_near(request)):
+    """Show the queues' state and what this process has enqueued, to `METRICS_NETWORKS`."""
+    if not (has_key or _is_near(request)):
         detail = "Send the key as X-API-Key, or add this client's network to METRICS_NETWORKS."
         raise HTTPException(403, detail)
     try:
@@ -53,6 +49,9 @@ async def _read_state(redis: Redis) -> metrics.RedisCollector:
 
 
 def _is_near(request: Request) -> bool:
+    # Its address may be that of the proxy.
+    if "x-forwarded-for" in request.headers or "forwarded" in request.headers:
+        return False
     try:
         address = ip_address(request.client.host if request.client else "")
     except ValueError:
