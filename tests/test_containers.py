@@ -156,8 +156,8 @@ def test_every_variable_is_read_by_something(full: Stack) -> None:
             "import json; from app.core.config import Settings; print(json.dumps([*Settings.model_fields]))"
         )
     )
-    # The server's password is read by compose itself, which puts it into REDIS_URL and the command.
-    read = {*fields, "REDIS_PASSWORD"}
+    # Compose itself reads the server's password for REDIS_URL and the command; uvicorn reads the second.
+    read = {*fields, "REDIS_PASSWORD", "FORWARDED_ALLOW_IPS"}
     for name, service in config["services"].items():
         extra = {"REDISCLI_AUTH"} if name == "redis" else read
         assert set(service["environment"]) <= extra, name

@@ -224,9 +224,10 @@ async def test_a_worker_listens_whatever_becomes_of_its_key(
 ) -> None:
     async with running(queue_of(note)), running(queue_of(note)):
         await until_listened(redis)
-        await redis.delete(LISTENER)
-        command: Any = redis.execute_command
-        await command(*change)
+        # In one transaction: a worker that finds no name in between writes its own.
+        transaction: Any = redis.pipeline().delete(LISTENER)
+        transaction.execute_command(*change)
+        await transaction.execute()
         for number in range(3):
             await (await send(redis, "note", number)).result(timeout=20, poll_delay=0.01)
 
