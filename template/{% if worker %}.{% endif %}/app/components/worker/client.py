@@ -234,20 +234,21 @@ class WorkerPipeline(SafePipeline):
         _, *queued, results = replies
         if errors := [reply for reply in (*queued, results) if isinstance(reply, ResponseError)]:
             raise errors[0]
-        results = map(self._pass_over_wrong_type, commands, results)
         return [
-            self._client.parse(result, *each)
+            self._parse(result, *each)
             for result, each in zip(results, self.command_stack, strict=True)
         ]
 
-    def _pass_over_wrong_type(self, command: Any, result: Any) -> Any:
+    def _parse(self, result: Any, command: Any, options: Mapping[str, Any]) -> Any:
         """Read a queue, or ids to abort, of another type as empty: the next poll discards them."""
-        names = abort_jobs_ss, self._client.default_queue_name
-        is_wrong = isinstance(result, ResponseError) and "WRONGTYPE" in str(result)
-        if not is_wrong or command[1] not in names:
-            return result
-        self._client.claims.found_malformed = True
-        return [] if command[0] == "ZRANGE" else 0
+        try:
+            return self._client.parse(result, command, options)
+        except ResponseError as error:
+            names = abort_jobs_ss, self._client.default_queue_name
+            if command[1] not in names or "WRONGTYPE" not in str(error):
+                raise
+            self._client.claims.found_malformed = True
+            return [] if command[0] == "ZRANGE" else 0
 
 
 async def _return(value: Any) -> Any:

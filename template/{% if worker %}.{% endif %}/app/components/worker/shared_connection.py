@@ -114,7 +114,12 @@ class SharedConnection:
         refusal = None
         await self._connection.send_packed_command(b"".join(each.data for each in requests))
         for request in requests:
-            replies = [await self._read() for _ in range(request.reply_count)]
+            replies: list[Any] = []
+            while len(replies) < request.reply_count:
+                try:
+                    replies.append(await self._connection.read_response())
+                except ResponseError as error:
+                    replies.append(error)
             # Redis executes none of the commands if it is too full for one of them.
             if refusals := [reply for reply in replies if isinstance(reply, PASSING_ERRORS)]:
                 refusal = refusals[0]
@@ -122,9 +127,3 @@ class SharedConnection:
                 request.replies.set_result(replies)
         if refusal:
             raise refusal
-
-    async def _read(self) -> Any:
-        try:
-            return await self._connection.read_response()
-        except ResponseError as error:
-            return error
