@@ -19,8 +19,11 @@ from starlette.requests import Request
 
 from app.components.backend.cross_origin import is_cross_origin
 from app.components.backend.main import create_app
-from app.components.dashboard import load_tests
+from app.components.dashboard import jobs, load_tests, session
+from app.components.dashboard.pages import templates
+from app.components.dashboard.session import role_of
 from app.components.worker.crons import list_crons
+from app.components.worker.enqueue_by_name import TaskDescription
 from app.components.worker.queues import load_test, system
 from app.core import keys
 from app.core.config import settings
@@ -94,13 +97,26 @@ async def test_a_session_ends(browser: TestClient) -> None:
     assert (await asyncio.to_thread(browser.get, "/ops/")).url.path == "/ops/sign-in"
 
 
+@pytest.mark.parametrize("name", ["API_KEY", "READ_ONLY_API_KEY"])
 async def test_a_new_key_ends_every_session(
-    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    await sign_in(browser)
-    monkeypatch.setattr(settings, "API_KEY", SecretStr("another-key-for-the-tests"))
+    await sign_in(browser, VIEWER_KEY)
+    monkeypatch.setattr(settings, name, SecretStr("another-key-for-the-tests"))
     with TestClient(create_app(), cookies=browser.cookies) as other:
         assert (await asyncio.to_thread(other.get, "/ops/")).url.path == "/ops/sign-in"
+
+
+async def test_no_new_cookie_makes_a_session_longer(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_SESSION_SECONDS", -1)
+    await sign_in(browser)
+    assert (await asyncio.to_thread(browser.get, "/ops/")).url.path == "/ops/sign-in"
+
+
+def test_a_key_of_any_characters_is_wrong() -> None:
+    assert role_of("\ud800") is None
 
 
 async def test_sign_in_is_limited(browser: TestClient) -> None:
@@ -133,6 +149,7 @@ async def test_a_read_only_key_changes_nothing(browser: TestClient, redis: ArqRe
         ("POST", "same-site", None, True),
         ("POST", "cross-site", "http://host", True),
         ("POST", None, "http://host", False),
+        ("POST", None, "http://[host", True),
         ("POST", None, "http://host:8000", True),
         ("POST", None, "https://evil.example", True),
         ("POST", None, "null", True),
@@ -234,6 +251,22 @@ async def test_a_job_is_sent_shown_and_aborted(browser: TestClient, redis: ArqRe
     assert "aborts the job" in (await post(browser, "jobs/abort", id=job_id)).text
 
 
+async def test_a_secret_is_neither_shown_nor_filled_in(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = {"type": "string", "format": "password"}
+    properties = {"one": secret, "two": {"anyOf": [secret, {"type": "null"}]}, "three": {}}
+    task = TaskDescription(
+        queue="media", task="log_in", description="", parameters={"properties": properties}
+    )
+    monkeypatch.setattr(jobs, "describe_tasks", lambda: [task])
+    await sign_in(browser)
+    text = await get(browser, "jobs/new?queue=media&task=log_in")
+    assert re.findall(r'name="kwargs\.(\w+)" type="password"', text) == ["one", "two"]
+    field: Any = templates.get_template("macros.html").module
+    assert "hush" not in field.field("one", "one", "hush", is_secret=True)
+
+
 async def test_a_job_is_sent_again(browser: TestClient, redis: ArqRedis) -> None:
     await fail_jobs(redis, "one")
     await sign_in(browser)
@@ -279,9 +312,9 @@ async def test_letters_are_grouped_and_changed_after_a_question(
     ):
         question = await post(browser, "dead-letters/change", **form)
         assert "dead letter" in question.text
-        assert await count_letters(redis, Filter()) != left
+        assert (await count_letters(redis, Filter()))[0] != left
         await post(browser, "dead-letters/change", **form, confirmed="yes")
-        assert await count_letters(redis, Filter()) == left
+        assert (await count_letters(redis, Filter()))[0] == left
     assert (await post(browser, "dead-letters/change", action="eat")).status_code == 422
 
 
@@ -313,7 +346,7 @@ async def test_a_misspelt_field_changes_nothing(
     change = {"action": "purge", "confirmed": "yes"} if "change" in path else {}
     response = await post(browser, path, **(change | form))
     assert (response.status_code, named in response.text) == (422, True)
-    assert await count_letters(redis, Filter()) == 2
+    assert (await count_letters(redis, Filter()))[0] == 2
     for queue in ("system", "load_test", "media"):
         assert not await redis.zcard(f"arq:queue:{queue}")
 
@@ -327,8 +360,10 @@ async def test_all_letters_are_purged_where_that_is_said(
     assert 'name="all"' not in await get(browser, "dead-letters?task=x")
     question = await post(browser, "dead-letters/change", action="purge", all="true")
     assert "Purge 2 dead letters?" in question.text
-    await post(browser, "dead-letters/change", action="purge", all="true", confirmed="yes")
-    assert await count_letters(redis, Filter()) == 0
+    await fail_jobs(redis, "three")
+    asked = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', question.text)
+    await post(browser, "dead-letters/change", **dict(asked), confirmed="yes")
+    assert (await count_letters(redis, Filter()))[0] == 1
 
 
 async def test_a_load_test_needs_a_worker(browser: TestClient) -> None:

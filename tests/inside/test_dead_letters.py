@@ -26,6 +26,7 @@ from app.services import dead_letters
 from app.services.dead_letters import (
     Filter,
     Selection,
+    count_letters,
     list_letters,
     load_letter,
     purge,
@@ -212,6 +213,20 @@ async def test_purged_letters_stay_away(redis: ArqRedis) -> None:
     assert await purge(redis, Selection(task="missing")) == 1
     assert await sweep(redis) == 0
     assert [letter.id for letter in await letters(redis)] == ["fail_once"]
+
+
+@pytest.mark.parametrize("verb", ["purge", "requeue"])
+async def test_what_fails_after_the_count_is_left(redis: ArqRedis, verb: str) -> None:
+    await send(redis, "missing", "one")
+    await run_burst(WorkerSettings)
+    count, until_ms = await count_letters(redis, ALL)
+    await send(redis, "missing", "two")
+    await run_burst(WorkerSettings)
+    if verb == "purge":
+        assert await purge(redis, ALL, until_ms) == count == 1
+    else:
+        assert (await requeue(redis, ALL, lambda *_: None, until_ms)).requeued == count == 1
+    assert [letter.id for letter in await letters(redis)] == ["two"]
 
 
 async def test_a_thousand_letters_requeued_by_two_run_once(redis: ArqRedis) -> None:

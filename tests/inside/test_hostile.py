@@ -39,6 +39,7 @@ async def test_a_refusal_says_what_to_set(api: Api, monkeypatch: pytest.MonkeyPa
         ({"REDIS_URL": "redis://example.com"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://127.0.0.1.example.com"}, "REDIS_URL"),
         ({"REDIS_URL": "rediss://:secret@example.com?ssl_cert_reqs=none"}, "REDIS_URL"),
+        ({"REDIS_URL": "rediss://:secret@example.com?ssl_ca_certs=/none.pem"}, "REDIS_URL"),
         ({"REDIS_URL": "redis://:secret@example.com"}, None),
         ({"REDIS_URL": "redis://localhost"}, None),
         ({"API_KEY": " ", "READ_ONLY_API_KEY": "", "HEARTBEAT_URL": ""}, None),
@@ -76,8 +77,15 @@ def test_only_the_web_application_needs_safe_keys(
         create_app()
 
 
+def test_a_key_has_one_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "READ_ONLY_API_KEY", settings.API_KEY)
+    with pytest.raises(SystemExit, match=r"^READ_ONLY_API_KEY is API_KEY, [^\n]+$"):
+        create_app()
+
+
 def test_a_password_is_given_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "password").write_text("hidden-1")
+    # Some editors begin a file with a byte order mark.
+    (tmp_path / "password").write_text("\ufeffhidden-1")
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password"))
     monkeypatch.setenv("REDIS_URL", "redis://localhost")
     assert load_settings().redis_settings.password == "hidden-1"  # noqa: S105

@@ -16,6 +16,7 @@ from PIL import Image
 
 from app.components.worker.enqueue import enqueue
 from app.components.worker.queues.media import WorkerSettings
+from app.components.worker.tasks import media
 from app.components.worker.tasks.media import MediaError, describe_media, make_thumbnail
 from app.core.config import settings
 from tests.inside.pictures import jpeg_of_empty_scans
@@ -72,6 +73,30 @@ async def test_a_hostile_image_fails_and_a_good_one_does_not_wait(
         assert process.children()
         with pytest.raises(Exception, match=r"scans\.jpg: its work takes more than 6 s"):
             await hostile.result(timeout=120)
+
+
+async def test_a_killed_process_is_told(redis: ArqRedis, media_dir: Path) -> None:
+    async with worker(media_dir) as process:
+        job = await enqueue(redis, WorkerSettings, describe_media, "scans.jpg")
+        (await child_at_work(process)).kill()
+        with pytest.raises(Exception, match=r"scans\.jpg: its process was killed"):
+            await job.result(timeout=120)
+
+
+async def test_a_new_try_deletes_what_a_killed_one_has_left(
+    ctx: dict[str, Any], media_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def be_killed(*_: object, part: str, **__: object) -> None:
+        (media_dir / part).touch()
+
+    monkeypatch.setattr(media, "in_image_process", be_killed)
+    await make_thumbnail(ctx, "good.png", "small.png")
+    assert list(media_dir.glob(".*.part"))
+    monkeypatch.undo()
+    monkeypatch.setattr(settings, "MEDIA_DIR", media_dir)
+    await make_thumbnail(ctx | {"job_try": 2}, "good.png", "small.png")
+    names = sorted(path.name for path in media_dir.iterdir())
+    assert names == ["good.png", "scans.jpg", "small.png"]
 
 
 async def test_an_aborted_job_ends_its_process(redis: ArqRedis, media_dir: Path) -> None:

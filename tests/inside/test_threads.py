@@ -1,5 +1,6 @@
 """Blocking work in threads."""
 
+import sys
 import threading
 from typing import Any
 
@@ -25,3 +26,6 @@ async def test_an_error_in_a_thread_reaches_the_task(ctx: dict[str, Any]) -> Non
         await in_thread(ctx, divmod, 1, 0)
     with pytest.raises(RuntimeError, match="StopIteration"):
         await in_thread(ctx, next, iter(()))
+    # It would end the worker.
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        await in_thread(ctx, sys.exit)

@@ -1,5 +1,7 @@
 """The command line."""
 
+import sys
+
 from app.core.errors import explain
 
 
@@ -9,6 +11,8 @@ def run() -> None:
     Raises:
         SystemExit: With 1 and one line, for an error that `explain` knows.
     """
+    if any("\udc80" <= character <= "\udcff" for character in "".join(sys.argv)):
+        raise SystemExit("An argument is not text in UTF-8.")
     try:
         # A library that is missing is one line too.
         from app.cli.main import app

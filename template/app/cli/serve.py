@@ -1,5 +1,6 @@
 """Run the web server."""
 
+import errno
 import os
 import socket
 from typing import Annotated
@@ -57,7 +58,8 @@ def check_port(host: str, port: int, way_out: str) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise SystemExit(
-            f"Cannot listen on {host}:{port} ({reason}): stop the other process, or {way_out}."
-        ) from None
+        if error.errno == errno.EADDRINUSE:
+            way_out = f"stop the other process, or {way_out}"
+        is_unknown = isinstance(error, socket.gaierror)
+        reason = error.strerror if is_unknown else os.strerror(error.errno or 0)
+        raise SystemExit(f"Cannot listen on {host}:{port} ({reason}): {way_out}.") from None

@@ -12,10 +12,12 @@ from app.cli.output import AsJson, print_job, print_jobs, print_json
 from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
 from app.components.worker.lookup import find_task
 from app.components.worker.texts import read_texts
+from app.core.config import WORKER_QUEUES
 from app.core.log import escape
 from app.services import job_lookup
 from app.services.job_list import list_jobs
 from app.services.jobs import Job, JobState
+from app.services.queues import check_queue
 
 POLL_SECONDS = 0.1
 ENDED = ("succeeded", "failed", "aborted")
@@ -47,6 +49,9 @@ def run(
         if wait:
             # Whoever stops waiting needs it.
             typer.echo(f"waiting for {job.id}", err=True)
+            status = await check_queue(redis, queue, WORKER_QUEUES[queue])
+            if not status.workers:
+                typer.echo(f"{queue}: {status.output}", err=True)
         while wait and job.state not in ENDED:
             await asyncio.sleep(POLL_SECONDS)
             job = await job_lookup.find(redis, job.id)

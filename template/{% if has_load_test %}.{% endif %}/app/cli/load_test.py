@@ -144,7 +144,7 @@ def list_(as_json: AsJson = False) -> None:
         age = show_age(run.age_seconds)
         rate = run.report and run.report.jobs_per_second
         test = run.test
-        rows.append((run_id, age, test.type, test.queue, test.tasks, rate, _state(run)))
+        rows.append((run_id, age, test.type, test.queue, test.tasks, rate, run.state))
     print_table(columns, rows, EMPTY)
 
 
@@ -234,14 +234,6 @@ def _print_line(text: str) -> None:
 
 def _print_bar(label: str, share: float, value: str) -> None:
     _print_line(f"  {label:<16} {'#' * round(BAR_CHARS * share):<{BAR_CHARS}} {value}")
-
-
-def _state(run: LoadTestRun) -> str:
-    if run.report is None:
-        return "no report" if run.is_over else "running"
-    if not run.report.complete:
-        return "incomplete"
-    return f"{run.report.failed:,} failed" if run.report.failed else "succeeded"
 
 
 def _to_json(run: LoadTestRun, report: LoadTestReport | None = None) -> dict[str, Any]:

@@ -135,6 +135,15 @@ class LoadTestRun(BaseModel, allow_inf_nan=False):
         """Whether the deadline has passed."""
         return time.time() >= self.deadline
 
+    @property
+    def state(self) -> str:
+        """How the run has ended, or that it has not."""
+        if self.report is None:
+            return "no report" if self.is_over else "running"
+        if not self.report.complete:
+            return "incomplete"
+        return f"{self.report.failed:,} failed" if self.report.failed else "succeeded"
+
     def job_ids(self, numbers: Sequence[int]) -> list[str]:
         """Return the ids of the jobs with these numbers."""
         return [f"{keys.BULK_PREFIX}{self.id}:{number}" for number in numbers]

@@ -76,23 +76,26 @@ async def _run(work: str, arguments: dict[str, Any], memory_mb: int) -> dict[str
         stderr=DEVNULL,
         start_new_session=True,
     )
+    is_late = False
     try:
         async with asyncio.timeout(settings.MEDIA_CPU_SECONDS * ELAPSED_PER_CPU_SECOND):
             output, _ = await process.communicate(json.dumps(request).encode())
     except TimeoutError:
-        output = b""
+        output, is_late = b"", True
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
     if not output:
-        raise media_error(arguments["source"], _reason(process.returncode))
+        raise media_error(arguments["source"], _reason(process.returncode, is_late=is_late))
     answer: dict[str, Any] = json.loads(output)
     return answer
 
 
-def _reason(code: int | None) -> str:
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+def _reason(code: int | None, *, is_late: bool) -> str:
+    if is_late or code == -signal.SIGXCPU:
         return f"its work takes more than {settings.MEDIA_CPU_SECONDS} s (MEDIA_CPU_SECONDS)"
+    if code == -signal.SIGKILL:
+        return "its process was killed, perhaps since the machine had no memory left"
     return f"its decoder ended with code {code}"

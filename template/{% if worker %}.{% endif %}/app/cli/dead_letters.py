@@ -1,6 +1,7 @@
 """Dead letters on the command line: look at jobs that have failed, send them again, delete them."""
 
 import json
+import math
 import re
 from typing import Annotated
 
@@ -68,8 +69,8 @@ def requeue(
 ) -> None:
     """Send jobs again, each under its id with its arguments; exit with 1 if one was refused."""
     selection = _select(ids, queue, task, older_than, every)
-    _confirm("Requeue", selection, yes or bool(ids))
-    answer = with_client(lambda redis: dead_letters.requeue(redis, selection, check_job))
+    until_ms = _confirm("Requeue", selection, yes or bool(ids))
+    answer = with_client(lambda redis: dead_letters.requeue(redis, selection, check_job, until_ms))
     if as_json:
         print_json(answer.model_dump())
     else:
@@ -91,8 +92,8 @@ def purge(
 ) -> None:
     """Delete letters for good."""
     selection = _select(ids, queue, task, older_than, every)
-    _confirm("Delete", selection, yes)
-    purged = with_client(lambda redis: dead_letters.purge(redis, selection))
+    until_ms = _confirm("Delete", selection, yes)
+    purged = with_client(lambda redis: dead_letters.purge(redis, selection, until_ms))
     typer.echo(json.dumps({"purged": purged}) if as_json else f"{purged} purged")
 
 
@@ -109,11 +110,14 @@ def _select(
         raise typer.BadParameter(message) from None
 
 
-def _confirm(verb: str, selection: Selection, yes: bool) -> None:
+def _confirm(verb: str, selection: Selection, yes: bool) -> float:
+    """Ask, and return until when letters may have failed that the answer is about."""
     if yes:
-        return
-    count = with_client(lambda redis: dead_letters.count_letters(redis, selection))
+        return math.inf
+    until_ms: float
+    count, until_ms = with_client(lambda redis: dead_letters.count_letters(redis, selection))
     typer.confirm(f"{verb} {count} dead letters?", abort=True, err=True)
+    return until_ms
 
 
 def _seconds(age: str) -> int:

@@ -39,10 +39,10 @@ def print_job(job: Job, *, as_json: bool) -> None:
 
 
 def print_jobs(jobs: Iterable[JobSummary], columns: Sequence[str], empty: str) -> None:
-    """Print a table of jobs with these of their fields, and how long ago each ended or was due."""
+    """Print a table of jobs with these of their fields, and how long ago each ended or was sent."""
     rows = []
     for job in jobs:
-        fields = {**vars(job), "age": show_age(job.finished or job.due)}
+        fields = {**vars(job), "age": show_age(job.finished or job.enqueued)}
         rows.append([fields[column] for column in columns])
     print_table(columns, rows, empty)
 

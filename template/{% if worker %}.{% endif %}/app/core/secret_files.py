@@ -15,7 +15,7 @@ def read_secret_file(name: str) -> str | None:
     if os.environ.get(name):
         raise ValueError(f"{name} and {name}_FILE are both set: unset one of them")
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes longer to import than all the rest
+        with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123 - pathlib takes longer to import than all the rest
             secret = file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"

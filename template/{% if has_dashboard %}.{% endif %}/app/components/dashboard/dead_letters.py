@@ -1,8 +1,10 @@
 """Dead letters: grouped by what went wrong, requeued or purged one, a group, or all that match."""
 
+import math
 from collections import defaultdict
 
 from fastapi import HTTPException, Request, Response
+from pydantic import NonNegativeFloat, TypeAdapter
 
 from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit
@@ -34,7 +36,7 @@ async def show(request: Request) -> Response:
 
 async def change(request: Request) -> Response:
     """Requeue or purge letters: the first request asks back, with their count."""
-    form = await read_form(request, "action", "all", "confirmed", "id", *FILTERS)
+    form = await read_form(request, "action", "all", "confirmed", "id", "until_ms", *FILTERS)
     action = form.pop("action", "")
     if action not in ("requeue", "purge"):
         raise HTTPException(422, "Choose to requeue or to purge.")
@@ -46,12 +48,14 @@ async def change(request: Request) -> Response:
     selection = Selection.model_validate({"ids": ids, "all": "all" in form} | filters)
     redis = request.state.redis
     if "confirmed" not in form:
-        count = await dead_letters.count_letters(redis, selection)
-        return render(request, "confirm", action=action, count=count, values=form)
+        count, until_ms = await dead_letters.count_letters(redis, selection)
+        values = form | {"until_ms": until_ms}
+        return render(request, "confirm", action=action, count=count, values=values)
+    until_ms = TypeAdapter(NonNegativeFloat).validate_python(form.get("until_ms", math.inf))
     if action == "purge":
-        note = f"Dead letters purged: {await dead_letters.purge(redis, selection):,}."
+        note = f"Dead letters purged: {await dead_letters.purge(redis, selection, until_ms):,}."
     else:
-        done = await dead_letters.requeue(redis, selection, check_job)
+        done = await dead_letters.requeue(redis, selection, check_job, until_ms)
         note = f"Jobs queued again: {done.requeued:,}."
         if done.refused:
             reason = next(iter(done.refused.values()))

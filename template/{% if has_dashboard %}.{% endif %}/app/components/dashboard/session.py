@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import secrets
+import time
 
 import structlog
 from starlette.middleware.base import RequestResponseEndpoint
@@ -22,16 +23,18 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def session_secret() -> str:
-    """Return what signs the cookies: another key ends every session."""
+    """Return what signs the cookies: a change of a key ends every session."""
     key = settings.API_KEY.get_secret_value() if settings.API_KEY else secrets.token_hex()
-    return hmac.digest(key.encode(), b"session of the operations pages", hashlib.sha256).hex()
+    other = settings.READ_ONLY_API_KEY.get_secret_value() if settings.READ_ONLY_API_KEY else ""
+    return hmac.digest(key.encode(), f"operations pages {other}".encode(), hashlib.sha256).hex()
 
 
 def role_of(key: str) -> str | None:
     """Return what a key allows, in a time that tells nothing of the keys."""
     keys = {"operator": settings.API_KEY, "viewer": settings.READ_ONLY_API_KEY}
     for role, secret in keys.items():
-        if secret and hmac.compare_digest(key.encode(), secret.get_secret_value().encode()):
+        right = secret.get_secret_value().encode() if secret else b""
+        if right and hmac.compare_digest(key.encode(errors="replace"), right):
             return role
     return None
 
@@ -42,7 +45,8 @@ async def guard(request: Request, respond: RequestResponseEndpoint) -> Response:
         return PlainTextResponse("This request came from another site.", 403)
     if not request.url.path.startswith(OPEN_PATHS):
         role = request.session.get("role")
-        if not role:
+        # Each answer that tells something sets the cookie anew.
+        if not role or request.session.get("until", 0) < time.time():
             return RedirectResponse("/ops/sign-in", 303)
         if role == "viewer" and request.method not in SAFE_METHODS:
             return PlainTextResponse("The read-only key cannot change anything.", 403)
@@ -61,7 +65,7 @@ async def sign_in(request: Request) -> Response:
     audit(request, "sign in", role=role)
     if role is None:
         return render(request, "sign_in", 401, text="Wrong key.")
-    request.session["role"] = role
+    request.session.update(role=role, until=time.time() + MAX_SESSION_SECONDS)
     return RedirectResponse("/ops/", 303)
 
 

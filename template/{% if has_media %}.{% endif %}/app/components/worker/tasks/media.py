@@ -3,7 +3,7 @@
 `enqueue` and the API refuse arguments that are out of range.
 """
 
-import uuid
+import hashlib
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypedDict, cast
 
@@ -63,7 +63,7 @@ async def make_thumbnail(
         MediaError: The source is not a valid image or needs more than the limits in the settings,
             or a path leads out of `MEDIA_DIR`.
     """
-    return await _copy_image(source, target, max_side=max_side, mark=None)
+    return await _copy_image(ctx, source, target, max_side=max_side, mark=None)
 
 
 async def convert_image(
@@ -89,9 +89,8 @@ async def convert_image(
     target = str(path.with_suffix(f".{image_format}"))
     if target == str(path):
         raise media_error(source, "the file has that format already")
-    return await _copy_image(
-        source, target, max_side=None, mark=f"{NAME} convert_image {str(path)!a}"
-    )
+    mark = f"{NAME} convert_image {str(path)!a}"
+    return await _copy_image(ctx, source, target, max_side=None, mark=mark)
 
 
 async def describe_media(ctx: dict[str, Any], source: str) -> MediaDescription:
@@ -104,9 +103,13 @@ async def describe_media(ctx: dict[str, Any], source: str) -> MediaDescription:
 
 
 async def _copy_image(
-    source: str, target: str, *, max_side: int | None, mark: str | None
+    ctx: dict[str, Any], source: str, target: str, *, max_side: int | None, mark: str | None
 ) -> ImageFile:
-    part = f".{uuid.uuid4().hex}.part"
+    name = hashlib.sha256(ctx["job_id"].encode()).hexdigest()[:32]
+    *earlier, part = (f".{name}.{job_try}.part" for job_try in range(1, ctx["job_try"] + 1))
+    for left in earlier:
+        # The worker of that try may have been killed.
+        delete_part(settings.MEDIA_DIR, target, left)
     try:
         result = await in_image_process(
             "copy", source=source, target=target, part=part, max_side=max_side, mark=mark

@@ -81,6 +81,7 @@ async def cleanup_temp_files(
 ) -> Cleanup:
     """Delete the files below `TEMP_DIR` that have not been written to for `max_age_hours`.
 
+    A copy that keeps its source's time, as `cp -p` and `tar` make it, is as old as its source.
     Symbolic links are neither followed nor deleted, and checkouts and what is mounted below the
     directory are left alone. Directories stay, even empty ones, since a process may be about to
     write there.
