@@ -181,6 +181,19 @@ async def test_a_cron_job_that_does_not_run_is_missed(redis: ArqRedis) -> None:
     assert run.due_ms > time.time() * 1000
 
 
+async def test_a_schedule_that_is_changed_is_not_missed(redis: ArqRedis) -> None:
+    job = cron(nothing, name="cron:one", keep_result=60)
+    for seconds in (5, 3600):
+        job.next_run = datetime.now(UTC) + timedelta(seconds=seconds)
+        await report_crons(redis, [job])
+    (run,) = await list_runs(redis)
+    assert run.due_ms > (time.time() + 3000) * 1000
+    many = cron(nothing, name="cron:many", keep_result=60, unique=False)
+    many.next_run = datetime.now(UTC)
+    await report_crons(redis, [many])
+    assert [run.name for run in await list_runs(redis)] == ["cron:one"]
+
+
 async def test_a_cron_job_without_a_worker_is_forgotten(
     redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,14 +225,22 @@ class Receiver(BaseHTTPRequestHandler):
 class Redirect(Receiver):
     """Has moved elsewhere."""
 
+    location = "/elsewhere"
+
     def do_POST(self) -> None:
         self.send_response(301)
-        self.send_header("Location", "/elsewhere")
+        self.send_header("Location", self.location)
         self.end_headers()
 
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
+
+
+class WrongRedirect(Redirect):
+    """Has moved to what is no address."""
+
+    location = "http://[elsewhere"
 
 
 @pytest.fixture(params=[Receiver])
@@ -254,7 +275,7 @@ async def test_a_receiver_that_refuses_gets_it_again(
     assert (alert["startsAt"], alert["endsAt"]) == ("2001-09-09T01:46:40+00:00", alerts.NOT_ENDED)
 
 
-@pytest.mark.parametrize("receiver", [Redirect], indirect=True)
+@pytest.mark.parametrize("receiver", [Redirect, WrongRedirect], indirect=True)
 async def test_a_redirect_does_not_count_as_received(
     receiver: type[Receiver], ctx: dict[str, Any]
 ) -> None:

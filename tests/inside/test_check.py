@@ -162,6 +162,21 @@ def test_an_outage_fails_the_check_but_not_liveness() -> None:
                 assert time.monotonic() - began < 10
 
 
+def test_a_worker_that_cannot_report_is_not_restarted() -> None:
+    with Redis.from_url(settings.REDIS_URL) as client:
+        client.flushdb()
+        client.config_set("maxmemory", 1)
+        try:
+            codes = [
+                run(*CHECK, *options, "system", REDIS_URL=settings.REDIS_URL).returncode
+                for options in ([], ["--live"])
+            ]
+        finally:
+            client.config_set("maxmemory", 0)
+        assert codes == [1, 0]
+        assert run(*CHECK, "--live", "system", REDIS_URL=settings.REDIS_URL).returncode == 1
+
+
 def test_mistakes_are_one_line() -> None:
     for url in ("http://host", "redis://", "redis://h:x", "redis+sentinel://h", "rediss://h?a=b"):
         done = run(*CHECK, "system", REDIS_URL=url)

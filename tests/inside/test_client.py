@@ -1,15 +1,24 @@
 """The worker's client: each job as with arq's own, with fewer requests."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import math
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from arq import Retry, func
 from arq.connections import ArqRedis
-from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
+from arq.constants import (
+    abort_jobs_ss,
+    in_progress_key_prefix,
+    job_key_prefix,
+    retry_key_prefix,
+)
 from arq.jobs import Job, JobStatus
+from arq.utils import timestamp_ms
 from arq.worker import create_worker
 from redis.exceptions import DataError, ResponseError
 
@@ -18,7 +27,8 @@ from app.components.worker.client import WorkerRedis, worker_client
 from app.components.worker.shared_connection import MAX_REQUEST_BYTES
 from app.core import keys
 from app.core.config import settings
-from app.core.redis import redis_settings
+from app.core.redis import create_client, redis_settings
+from tests.inside import servers
 from tests.inside.running import running
 from tests.support import QUEUE, queue_of, run_burst
 
@@ -295,14 +305,16 @@ async def test_a_poll_that_is_cancelled_gives_its_locks_back(redis: ArqRedis) ->
         with pytest.raises(asyncio.CancelledError):
             await poll
     # The client has sent what waited before it closed.
-    assert await redis.get(retry_key_prefix + job.job_id) == b"0"
+    assert not await redis.exists(retry_key_prefix + job.job_id)
     assert not await locks(redis)
 
 
+@pytest.mark.parametrize("is_full_then", [False, True])
 async def test_a_lost_reply_is_asked_for_again(
-    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch, is_full_then: bool
 ) -> None:
     job = await send(redis, "note")
+    await redis.zadd(abort_jobs_ss, {job.job_id: 1})
     async with client() as worker:
         connection = worker.claims._connection
         read = connection.read_response
@@ -312,13 +324,121 @@ async def test_a_lost_reply_is_asked_for_again(
             reply = await read(**options)
             if isinstance(reply, list) and not lost:
                 lost.append(reply)
+                await redis.config_set("maxmemory", int(is_full_then))
                 raise ConnectionError("lost")
             return reply
 
         monkeypatch.setattr(connection, "read_response", lose_the_first_claim)
+        if is_full_then:
+            assert await worker.claims.poll(0, 100) == []
+            await redis.config_set("maxmemory", 0)
         assert await worker.claims.poll(0, 100) == [job.job_id.encode()]
+        (claim,) = worker.claims._locked.values()
+        assert claim.replies["ZREM"] == 1
         assert lost
         assert await redis.get(retry_key_prefix + job.job_id) == b"1"
+
+
+async def test_a_server_that_another_replaces_is_left(tmp_path: Path) -> None:
+    """Behind one address, as a hosted server fails over: the old one is a replica from then on."""
+    connections: list[Awaitable[Any]] = []
+
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                target.write(data)
+        target.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", ports[0])
+        connections.append(asyncio.gather(pump(reader, to_server), pump(from_server, writer)))
+
+    with servers.process(tmp_path, "old") as (_, old), servers.process(tmp_path, "new") as (_, new):
+        ports = [old, new]
+        async with await asyncio.start_server(forward, "127.0.0.1", 0) as proxy:
+            port = proxy.sockets[0].getsockname()[1]
+            server = redis_settings(f"redis://127.0.0.1:{port}")
+            async with WorkerRedis(server, QUEUE, 10) as worker:
+                assert await worker.claims.poll(0, 100) == []
+                replica = create_client(redis_settings(f"redis://127.0.0.1:{old}"))
+                primary = create_client(redis_settings(f"redis://127.0.0.1:{new}"))
+                await replica.slaveof("127.0.0.1", new)
+                job = await send(primary, "note")
+                ports.reverse()
+                async with asyncio.timeout(60):
+                    while not (found := await worker.claims.poll(0, 100)):
+                        pass
+                assert found == [job.job_id.encode()]
+                await asyncio.gather(replica.aclose(), primary.aclose())
+        await asyncio.gather(*connections)
+
+
+async def test_a_clock_that_is_set_back_delays_no_poll(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client() as worker:
+        assert await worker.claims.poll(0, 100) == []
+        an_hour_ago = timestamp_ms() - 3_600_000
+        monkeypatch.setattr(claims, "timestamp_ms", lambda: an_hour_ago)
+        async with asyncio.timeout(60):
+            assert await worker.claims.poll(0, 100) == []
+
+
+async def test_a_try_ends_once_however_often_that_is_sent(redis: ArqRedis) -> None:
+    job = await send(redis, "note", _defer_until=datetime.fromtimestamp(1, UTC), _expires=60)
+    lock = in_progress_key_prefix + job.job_id
+
+    async def end(worker: WorkerRedis) -> float | None:
+        # As after a reply that was lost.
+        worker.shared._paused_until = math.inf
+        async with worker.pipeline(transaction=True) as pipe:
+            pipe.zincrby(QUEUE, 5000, job.job_id)
+            pipe.delete(lock)
+            await pipe.execute()
+        score: float | None = await redis.zscore(QUEUE, job.job_id)
+        return score
+
+    async with client() as worker:
+        await redis.set(lock, f"{worker.claims.lock_prefix}1")
+        assert await end(worker) == 6000
+        assert not await redis.exists(lock)
+        await redis.set(lock, "another worker")
+        assert await end(worker) == 6000
+        assert await redis.get(lock) == b"another worker"
+        await redis.zrem(QUEUE, job.job_id)
+        assert await end(worker) is None
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_ids_to_abort_of_another_type_end_no_worker(redis: ArqRedis, is_paused: bool) -> None:
+    async with client() as worker:
+        worker.shared._paused_until = math.inf if is_paused else 0
+        await redis.set(abort_jobs_ss, "text")
+        async with worker.pipeline(transaction=True) as pipe:
+            pipe.set("key", 1)
+            pipe.zrem(abort_jobs_ss, "job")
+            assert await pipe.execute() == [True, 0]
+        async with worker.pipeline(transaction=True) as pipe:
+            pipe.zrem("key", "member")
+            with pytest.raises(ResponseError, match="WRONGTYPE"):
+                await pipe.execute()
+
+
+async def test_a_backlog_does_not_hold_up_who_watches_it(redis: ArqRedis) -> None:
+    async with client() as worker:
+        for name in ("cron:watch_health", "note", "cron:mine", "send_alert"):
+            await asyncio.sleep(0.002)
+            await worker.enqueue_job(name, _job_id=name, _queue_name=QUEUE)
+        # Another program's.
+        await redis.zadd(QUEUE, {"first": 0})
+        await worker.enqueue_job("send_alert", _job_id="last", _queue_name=QUEUE)
+    _, *found, _ = await redis.zrange(QUEUE, 0, -1)
+    assert found == [b"send_alert", b"cron:watch_health", b"note", b"cron:mine"]
+
+
+async def test_a_job_waits_longer_than_a_weekend(redis: ArqRedis) -> None:
+    job = await send(redis, "note")
+    assert await redis.pttl(job_key_prefix + job.job_id) > 10 * 86_400_000
 
 
 async def test_a_running_job_can_be_aborted(redis: ArqRedis) -> None:

@@ -215,6 +215,15 @@ async def test_purged_letters_stay_away(redis: ArqRedis) -> None:
     assert [letter.id for letter in await letters(redis)] == ["fail_once"]
 
 
+async def test_an_id_without_a_letter_goes_with_a_purge(redis: ArqRedis) -> None:
+    await send(redis, "missing", "one")
+    await run_burst(WorkerSettings)
+    await redis.zadd(keys.LETTERS_BY_TIME, {"ghost": 1})
+    await redis.zrem(keys.LETTERS_BY_TIME, "one")
+    assert await purge(redis, Selection(queue="other")) == 0
+    assert await redis.zrange(keys.LETTERS_BY_TIME, 0, -1) == [b"one"]
+
+
 @pytest.mark.parametrize("verb", ["purge", "requeue"])
 async def test_what_fails_after_the_count_is_left(redis: ArqRedis, verb: str) -> None:
     await send(redis, "missing", "one")

@@ -6,8 +6,9 @@ It reads the key that `arq --check` reads, and exits with 0 or 1 as that does. A
 runs it several times a minute, so it imports neither the tasks nor redis-py, which cost ten times
 as much processor time as the rest.
 
-`--live` fails only where Redis says that no worker has reported. It is for engines that restart
-what fails: workers wait for Redis themselves, and a restart would not bring it back.
+`--live` fails only where Redis says that no worker has reported, and takes reports. It is for
+engines that restart what fails: workers wait for Redis themselves, and a restart would not bring it
+back.
 """
 
 import os
@@ -35,7 +36,10 @@ def main(arguments: list[str]) -> int:
     # A queue of another naming is given by its whole `queue_name`.
     queue_name = name if ":" in name else f"arq:queue:{name}"
     try:
-        report = read_report(keys.sentinel(queue_name))
+        report = ask_server("GET", keys.sentinel(queue_name))
+        if is_live and not report:
+            # A server that is full or read-only refuses this, as it refuses a worker's report.
+            ask_server("SET", keys.WRITE_CHECK, "1", "EX", "60")
     except OSError as error:
         line = f"Redis does not answer ({error}): start it, or correct REDIS_URL."
     except ValueError as error:
@@ -55,8 +59,8 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def read_report(key: str) -> object:
-    """Return what a worker wrote to its sentinel key; None if there is no text in it.
+def ask_server(*words: str) -> object:
+    """Return the reply to a command; None for a key that has no text.
 
     Raises:
         OSError: The server cannot be reached.
@@ -71,7 +75,7 @@ def read_report(key: str) -> object:
             ask(connection, "AUTH", *login, server.password)
         if server.database:
             ask(connection, "SELECT", str(server.database))
-        return ask(connection, "GET", key)
+        return ask(connection, *words)
 
 
 def find_server() -> Server:

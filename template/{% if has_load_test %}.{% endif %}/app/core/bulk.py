@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 from arq.connections import ArqRedis
-from arq.constants import expires_extra_ms, result_key_prefix
+from arq.constants import result_key_prefix
 from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 from pydantic import BaseModel, Field
 
 from app.core.memory import require_memory
+from app.core.redis import MAX_QUEUED_MS
 from app.core.scripts import run_script
 from app.core.serializer import TaskError, deserialize, serialize
 
@@ -49,7 +50,7 @@ async def enqueue_bulk(
     """
     await require_memory(redis)
     now = timestamp_ms()
-    arguments: list[Any] = [now, expires_extra_ms]
+    arguments: list[Any] = [now, MAX_QUEUED_MS]
     for job_id, kwargs in jobs:
         arguments += job_id, serialize_job(function, (), kwargs, None, now, serializer=serialize)
     return int(await run_script(redis, "enqueue_bulk", [queue_name], arguments))

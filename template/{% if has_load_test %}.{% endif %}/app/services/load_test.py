@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from arq import func
 from arq.connections import ArqRedis
-from arq.constants import expires_extra_ms
 from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 from pydantic_core import from_json
@@ -25,6 +24,7 @@ from app import NAME
 from app.core import bulk, keys
 from app.core.config import WORKER_QUEUES
 from app.core.memory import require_memory
+from app.core.redis import MAX_QUEUED_MS
 from app.core.scripts import run_script
 from app.core.serializer import serialize
 from app.services.jobs import UNREADABLE, JobConflictError, JobNotFoundError, or_unreadable
@@ -114,7 +114,7 @@ async def enqueue_step(redis: ArqRedis, run: LoadTestRun) -> None:
             run.step_id(run.step + 1),
             job,
             math.ceil(min(due, run.deadline) * 1000),
-            expires_extra_ms,
+            MAX_QUEUED_MS,
         ],
     )
 

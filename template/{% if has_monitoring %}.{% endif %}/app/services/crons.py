@@ -17,6 +17,8 @@ from app.services.jobs import to_time
 
 # A run is late that has not started so long after its time, in milliseconds.
 MAX_DELAY_MS = 15_000
+# arq enqueues a run up to a second before its time.
+MAX_EARLY_MS = 2000
 # A cron job that no worker has reported for so long is gone, or its queue has no worker.
 MAX_AGE_MS = 60_000
 
@@ -38,17 +40,20 @@ class Run(BaseModel):
 async def report_crons(redis: ArqRedis, crons: Sequence[CronJob]) -> None:
     """Write the next run of each cron job, unless the last one that was written has not ended.
 
-    A cron job without `keep_result` is left out: nothing tells that it has run.
+    A cron job without `keep_result` is left out: nothing tells that it has run. So is one that is
+    not `unique`, whose runs have ids of their own.
     """
+    soon_ms = timestamp_ms() + MAX_EARLY_MS
     known = {run.name: run for run in await list_runs(redis)}
     ended = await history.read_crons(redis)
     reported = {}
     for cron in crons:
-        if cron.next_run is None or not cron.keep_result_s:
+        if cron.next_run is None or not cron.keep_result_s or not cron.unique:
             continue
         due_ms, run = to_unix_ms(cron.next_run), known.get(cron.name)
         job_id = cron.job_id or f"{cron.name}:{due_ms}"
-        if run is None or _has_ended(run, ended):
+        # A later one may be of a schedule that has been changed.
+        if run is None or _has_ended(run, ended) or run.due_ms > soon_ms:
             run = Run(name=cron.name, job_id=job_id, due_ms=due_ms, seen_ms=0)
         run.seen_ms = timestamp_ms()
         reported[cron.name] = run.model_dump_json()

@@ -77,6 +77,8 @@ PASSING_ERRORS = (
     ReadOnlyError,
     PassingError,
 )
+# How long a job waits for a worker. With arq's default, a day, a weekend without one loses it.
+MAX_QUEUED_MS = 14 * 86_400_000
 # Idle connections are tried after half a minute, so that firewalls and NAT keep them.
 KEEPALIVE = {
     "socket_keepalive": True,
@@ -289,7 +291,8 @@ class Client(ArqRedis):
 
     def __init__(self, pool_or_conn: ConnectionPool | None = None, **options: Any) -> None:
         """Connect as `pool_or_conn` says, or as redis-py's `options` say."""
-        super().__init__(pool_or_conn, **{"redis_connect_func": log_in, **KEEPALIVE, **options})
+        own = {"redis_connect_func": log_in, "expires_extra_ms": MAX_QUEUED_MS, **KEEPALIVE}
+        super().__init__(pool_or_conn, **{**own, **options})
         if pool_or_conn is None and "connection_pool" not in options:
             pool = self.connection_pool
             self.connection_pool = PatientPool(

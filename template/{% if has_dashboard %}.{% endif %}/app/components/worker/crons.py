@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import uuid4
 
 from arq.connections import ArqRedis
+from arq.constants import job_key_prefix, result_key_prefix
 from arq.cron import CronJob
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -47,7 +49,10 @@ async def run_cron(redis: ArqRedis, name: str) -> str:
     if name not in (crons := _find_crons()):
         raise JobNotFoundError(f"There is no cron job {name!r}.")
     _, queue = crons[name]
-    if not await redis.enqueue_job(name, _queue_name=WORKER_QUEUES[queue]["queue_name"]):
+    job_id, queue_name = uuid4().hex, WORKER_QUEUES[queue]["queue_name"]
+    job = await redis.enqueue_job(name, _job_id=job_id, _queue_name=queue_name)
+    # When the connection is lost, arq returns None, as for an id that is taken.
+    if not job and not await redis.exists(job_key_prefix + job_id, result_key_prefix + job_id):
         raise RedisConnectionError("the connection was lost before the job was queued")
     return queue
 

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.components.worker.shared_connection import pack
 from app.core import keys
-from app.core.redis import PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
+from app.core.redis import PASSING_ERRORS, PATIENCE_SECONDS, RESPONSE_SECONDS, Patience
 from app.core.scripts import read_script
 
 # The longest wait for a job, and for a slot. Between two polls arq looks for cron jobs, for jobs to
@@ -79,8 +79,11 @@ class Claims:
         self.patience: Retry = Patience(PATIENCE_SECONDS)
         # The value of the locks of a poll tells whose they are when its reply is lost.
         self._name = f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
+        self.lock_prefix = f"{self._name}:"
         self._polls = itertools.count()
         self._value = ""
+        # Whether a request for claims had no reply: what it has locked is asked for again.
+        self._is_reply_lost = False
         self._lock_ms = FIRST_LOCK_MS
 
         # Claims that `start_jobs` has not asked for yet, by the key of the lock.
@@ -93,7 +96,8 @@ class Claims:
 
         self._worker: asyncio.Task[Any] | None = None
         self._is_tracking = False
-        self._look_again_ms = 0.0
+        # By the clock of the event loop, which nobody sets.
+        self._look_again = 0.0
         # Whether this worker listens to the queue, as one of the idle ones does for all. The others
         # listen to the key that names it.
         self._is_listener = True
@@ -179,12 +183,13 @@ class Claims:
 
     async def _wait(self) -> bool:
         """Wait until the last claim said to look again, or return True if Redis says it earlier."""
-        while (ms := self._look_again_ms - timestamp_ms()) > 0:
+        clock = asyncio.get_running_loop().time
+        while (seconds := self._look_again - clock()) > 0:
             if not self._is_tracking:
-                await asyncio.sleep(ms / 1000)
+                await asyncio.sleep(seconds)
                 return False
             try:
-                message = await self._connection.read_response(timeout=ms / 1000)
+                message = await self._connection.read_response(timeout=seconds)
             except (RedisError, OSError):
                 # The claim opens the connection again.
                 return False
@@ -203,24 +208,30 @@ class Claims:
         return self._is_listener
 
     async def _claim(self, start: int, num: int, free: int) -> list[Claim]:
-        self._value = f"{self._name}:{next(self._polls)}"
-        is_again, was_listener = False, self._is_listener
+        if not self._is_reply_lost:
+            self._value = f"{self.lock_prefix}{next(self._polls)}"
+        was_listener = self._is_listener
 
         async def ask() -> Any:
-            nonlocal is_again
-            is_lost, is_again = is_again, True
+            is_lost, self._is_reply_lost = self._is_reply_lost, True
             now = timestamp_ms()
             try:
-                return await self._run(
+                reply = await self._run(
                     (self._queue_name, abort_jobs_ss, self._listener_key, self._heartbeat_key),
                     (now, start, num, free, self._value, self._lock_ms, int(is_lost)),
                     (in_progress_key_prefix, job_key_prefix, retry_key_prefix, TRIES_SECONDS),
                 )
             except ResponseError as error:
-                # A server that is full or read-only, for example, refuses locks.
+                # A server that is full, for example, refuses locks.
                 self._warn(error)
                 self.found_malformed |= "WRONGTYPE" in str(error)
+                if isinstance(error, PASSING_ERRORS):
+                    # It may be a replica by now: the address may lead to another one.
+                    await self._connection.disconnect(nowait=True)
+                self._is_reply_lost = is_lost
                 return [], None, was_listener
+            self._is_reply_lost = False
+            return reply
 
         asking = asyncio.create_task(
             self.patience.call_with_retry(ask, lambda _: self._connection.disconnect(nowait=True))
@@ -234,15 +245,16 @@ class Claims:
                 self._release(self._parse(jobs))
             raise
         # At no fixed distance: idle workers that wake together must not poll together from then on.
-        wait_ms = MAX_WAIT_MS if self._is_tracking else UNTRACKED_WAIT_MS
-        self._look_again_ms = timestamp_ms() + wait_ms * random.uniform(0.8, 1)  # noqa: S311
+        wait_ms: float = MAX_WAIT_MS if self._is_tracking else UNTRACKED_WAIT_MS
+        wait_ms *= random.uniform(0.8, 1)  # noqa: S311
         if later:
-            self._look_again_ms = min(self._look_again_ms, float(later))
+            wait_ms = min(wait_ms, float(later) - timestamp_ms())
+        self._look_again = asyncio.get_running_loop().time() + wait_ms / 1000
         # Redis notes only keys that were read after CLIENT CACHING.
         is_new = not was_listener and (is_listener or self._is_listener)
         self._is_listener = bool(is_listener) or is_new
         if is_new:
-            self._look_again_ms = 0
+            self._look_again = 0
         return self._parse(jobs)
 
     def _warn(self, error: ResponseError) -> None:
@@ -311,6 +323,8 @@ class Claims:
                 await self._connection.read_response()
             self._is_tracking = self._is_listener = True
         except ResponseError as error:
+            if isinstance(error, PASSING_ERRORS):
+                raise
             log.warning("Redis refuses CLIENT TRACKING and is polled", error=str(error))
             self._is_tracking = False
             self._connection.protocol = 2

@@ -17,13 +17,16 @@ Keys and transactions are those of arq, so workers with and without this client 
 It is written for arq 0.28: a test names what a newer arq asks in another way.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from arq.connections import RedisSettings
-from arq.constants import abort_jobs_ss
-from arq.utils import timestamp_ms
+from arq.constants import abort_jobs_ss, in_progress_key_prefix
+from arq.jobs import Job
+from arq.utils import ms_to_datetime, timestamp_ms
 from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
@@ -44,12 +47,15 @@ from app.core.redis import (
     SafePipeline,
     connection_pool,
 )
+from app.core.scripts import run_script
 from app.core.serializer import deserialize, serialize
 from app.services.malformed import discard_malformed
 
 # How often the server is asked for jobs to abort; `_poll_iteration` asks in each poll.
-ABORT_INTERVAL_MS = 400
+ABORT_INTERVAL_SECONDS = 0.4
 _ABORTS = ("ZRANGE", abort_jobs_ss)
+# What watches the queues, by arq's names: a backlog must not hold it up.
+AHEAD = ("cron:watch_health", "send_alert", "cron:sweep_dead_letters")
 
 
 def worker_client(queue_name: str, max_jobs: int) -> "WorkerRedis":
@@ -64,7 +70,8 @@ class WorkerRedis(Client):
         """Take the server, the worker's queue, and how many jobs it runs at a time."""
         self._server = server
         self.max_jobs = max_jobs
-        self.aborts_known_until_ms = 0
+        # By the clock of the event loop, which nobody sets.
+        self.aborts_known_until = 0.0
         super().__init__(
             self._make_pool(),
             default_queue_name=queue_name,
@@ -146,6 +153,25 @@ class WorkerRedis(Client):
             return job_ids
         return await super().zrangebyscore(*args, **kwargs)
 
+    async def enqueue_job(self, function: str, *args: Any, **options: Any) -> Job | None:
+        """Put what is in `AHEAD` before the jobs that wait in the queue already."""
+        if function in AHEAD:
+            first = await self._first_due(options.get("_queue_name", self.default_queue_name))
+            due = options.get("_defer_until") or datetime.now(UTC)
+            # arq would count the expiry from the time that is given here.
+            options |= {"_defer_until": min(due, first) if first else due, "_expires": 86_400}
+        return await super().enqueue_job(function, *args, **options)
+
+    async def _first_due(self, queue_name: str) -> datetime | None:
+        try:
+            first = await self.zrange(queue_name, 0, 0, withscores=True)
+        except ResponseError:
+            # The queue has another type: the next poll discards it.
+            return None
+        # Another program may have written any number.
+        score = first[0][1] if first else 0
+        return ms_to_datetime(int(score) - 1) if 1 < score < timestamp_ms() else None
+
     async def zcard(self, name: Any) -> Any:
         """Count a queue of another type as empty, where `record_health` asks after a poll."""
         try:
@@ -198,8 +224,13 @@ class WorkerPipeline(SafePipeline):
             replies = self._known_replies(commands)
         if replies is None and raise_on_error and self._can_leave_with_others():
             replies = await self._leave_with_others(commands)
+        if replies is None and self._is_end_of_a_try(commands):
+            replies = await self._end_try(commands)
         if replies is None:
-            return await super().execute(raise_on_error)
+            # Of a transaction with WATCH, `enqueue_job` is to be told the error.
+            is_finish = raise_on_error and self.is_transaction and not self.explicit_transaction
+            replies = await super().execute(raise_on_error and not is_finish)
+            return list(map(self._accept, replies, commands)) if is_finish else replies
         await self.aclose()
         return replies
 
@@ -216,10 +247,10 @@ class WorkerPipeline(SafePipeline):
 
     async def _wait_for_aborts(self) -> list[Any] | None:
         await self._client.claims.wait_for_slot()
-        now = timestamp_ms()
-        if now < self._client.aborts_known_until_ms:
+        now = asyncio.get_running_loop().time()
+        if now < self._client.aborts_known_until:
             return [[], 0]
-        self._client.aborts_known_until_ms = now + ABORT_INTERVAL_MS
+        self._client.aborts_known_until = now + ABORT_INTERVAL_SECONDS
         return None
 
     def _can_leave_with_others(self) -> bool:
@@ -235,20 +266,38 @@ class WorkerPipeline(SafePipeline):
         if errors := [reply for reply in (*queued, results) if isinstance(reply, ResponseError)]:
             raise errors[0]
         return [
-            self._parse(result, *each)
-            for result, each in zip(results, self.command_stack, strict=True)
+            self._accept(result, command)
+            if isinstance(result, ResponseError)
+            else self._client.parse(result, command, options)
+            for result, (command, options) in zip(results, self.command_stack, strict=True)
         ]
 
-    def _parse(self, result: Any, command: Any, options: Mapping[str, Any]) -> Any:
+    def _accept(self, reply: Any, command: Any) -> Any:
         """Read a queue, or ids to abort, of another type as empty: the next poll discards them."""
-        try:
-            return self._client.parse(result, command, options)
-        except ResponseError as error:
-            names = abort_jobs_ss, self._client.default_queue_name
-            if command[1] not in names or "WRONGTYPE" not in str(error):
-                raise
-            self._client.claims.found_malformed = True
-            return [] if command[0] == "ZRANGE" else 0
+        if not isinstance(reply, ResponseError):
+            return reply
+        names = abort_jobs_ss, self._client.default_queue_name
+        if command[1] not in names or "WRONGTYPE" not in str(reply):
+            raise reply
+        self._client.claims.found_malformed = True
+        return [] if command[0] == "ZRANGE" else 0
+
+    def _is_end_of_a_try(self, commands: list[Any]) -> bool:
+        names = {name for name, *_ in commands}
+        return self.is_transaction and {"ZINCRBY"} <= names <= {"ZINCRBY", "DEL", "PEXPIRE"}
+
+    async def _end_try(self, commands: list[Any]) -> list[Any]:
+        """Do what `finish_job` does for a job that is tried again, at most once.
+
+        The first request may have been executed without a reply; then the job may have run again
+        elsewhere, and a second ZINCRBY would put an id without a job into the queue.
+        """
+        steps = {name: words for name, *words in commands}
+        queue_name, defer_ms, job_id = steps["ZINCRBY"]
+        lock_key = f"{in_progress_key_prefix}{job_id}"
+        _, keep_ms = steps.get("PEXPIRE", (lock_key, 0))
+        arguments = [self._client.claims.lock_prefix, defer_ms, job_id, keep_ms]
+        return [await run_script(self._client, "end_try", [queue_name, lock_key], arguments)]
 
 
 async def _return(value: Any) -> Any:

@@ -90,8 +90,9 @@ repeat
         job = false
       end
       bytes = bytes + (job and #job or 0)
-      local aborted = has_aborts and redis.pcall('ZREM', KEYS[2], id)
-      table.insert(jobs, {id, due[i + 1], job, try, tonumber(aborted) or 0})
+      -- The end of the job removes the id: this reply may be lost.
+      local aborted = has_aborts and type(redis.pcall('ZSCORE', KEYS[2], id)) == 'string'
+      table.insert(jobs, {id, due[i + 1], job, try, aborted and 1 or 0})
       if is_full() or bytes > MAX_BYTES then
         return {jobs, ARGV[1], listens()}
       end

@@ -6,6 +6,7 @@ for i = 4, #ARGV do
   local lock, tries = ARGV[2] .. ARGV[i], ARGV[3] .. ARGV[i]
   if redis.call('GET', lock) == ARGV[1] then
     redis.call('DEL', lock)
-    redis.call('DECR', tries)
+    -- A count of none would be that of a job which is tried again.
+    if redis.call('DECR', tries) < 1 then redis.call('DEL', tries) end
   end
 end

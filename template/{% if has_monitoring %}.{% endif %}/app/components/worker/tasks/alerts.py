@@ -88,5 +88,6 @@ def _open(url: str, body: bytes | None) -> None:
     except HTTPError as error:
         error.close()
         raise OSError(f"the response was {error.code}") from None
-    except HTTPException as error:
+    except (HTTPException, ValueError) as error:
+        # The second is for a redirect to what is no address.
         raise OSError(type(error).__name__) from None
