@@ -7,9 +7,13 @@ import msgpack
 import pytest
 from arq import func
 from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
+from arq.utils import timestamp_ms
 
 from app.components.worker import results
 from app.core import keys
+from app.core.serializer import serialize
 from app.services import history
 from app.services.history import MINUTES, TEN_MINUTES, list_ended, percentile, read_rows
 from tests.support import queue_of, run_burst
@@ -58,6 +62,18 @@ async def test_minutes_count_what_ended(redis: ArqRedis) -> None:
         assert sum(row.succeeded for row in rows) == 2
         assert sum(row.failed for row in rows) == 1
         assert sum(sum(row.runs) for row in rows) == sum(sum(row.waits) for row in rows) == 3
+
+
+async def test_a_delay_that_was_asked_for_is_no_wait(redis: ArqRedis) -> None:
+    now = timestamp_ms()
+    job = serialize_job("work", ("return",), {}, None, now - 300_000, serializer=serialize)
+    await redis.set(job_key_prefix + "deferred", job)
+    await redis.zadd(QUEUE.queue_name, {"deferred": now})
+    await run_burst(QUEUE)
+    rows = (await read_rows(redis, ["test"], resolution=MINUTES, rows=2))["test"]
+    # The last bucket is that of more than a minute.
+    assert sum(row.waits[-1] for row in rows) == 0
+    assert sum(sum(row.waits) for row in rows) == 1
 
 
 async def test_a_burst_keeps_its_failures(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,9 +94,9 @@ async def test_each_observer_sees_each_result_once(
         raise RuntimeError("a bug")
 
     def observe(batch: Sequence[Result], pipe: Pipeline) -> None:
-        for data, raw in batch:
-            assert isinstance(raw, bytes)
-            seen.append((data["f"], data["s"]))
+        for result in batch:
+            assert isinstance(result.raw, bytes)
+            seen.append((result.data["f"], result.data["s"]))
             pipe.incr("seen")
 
     monkeypatch.setattr(results, "OBSERVERS", (broken, observe, dead_letters.record))

@@ -187,14 +187,14 @@ async def or_empty(reading: Any, empty: Any) -> Any:
 
 def _count(results: Sequence[Result], pipe: Pipeline) -> None:
     counts: Counter[tuple[int, str]] = Counter()
-    for data, _ in results:
+    for result in results:
+        data = result.data
         queue, minute = show_queue(data["q"]), data["ft"] // 60_000
         is_bulk = data["id"].startswith(keys.BULK_PREFIX)
         counts[minute, f"{queue}:{'bulk' if is_bulk else state_of(data)}"] += 1
         counts[minute, f"{queue}:runs:{bisect_left(BUCKETS, data['ft'] - data['st'])}"] += 1
-        # arq does not know when a job that it could not read was enqueued.
-        if data["et"]:
-            wait = max(data["st"] - data["et"], 0)
+        if result.due_ms:
+            wait = max(data["st"] - result.due_ms, 0)
             counts[minute, f"{queue}:waits:{bisect_left(BUCKETS, wait)}"] += 1
     for seconds, lifetime in (MINUTES, TEN_MINUTES):
         for (minute, field), count in counts.items():

@@ -115,7 +115,7 @@ _tasks: dict[str, Collection[str]] = {}
 def count(results: Sequence[Result], _: Pipeline) -> None:
     """Observe results: count them, and how long each ran."""
     tally: Tally[tuple[str, str, str]] = Tally()
-    for data, _raw in results:
+    for data in (result.data for result in results):
         queue, outcome = show_queue(data["q"]), _outcome(data)
         task = _known(queue, data["f"])
         tally[queue, task, outcome] += 1

@@ -83,7 +83,7 @@ _ended: Counter[tuple[str, bool]] = Counter()
 
 def count(results: Sequence[Result], _: Pipeline) -> None:
     """Observe results: count those of this process."""
-    _ended.update((data["q"], data["s"]) for data, _raw in results)
+    _ended.update((result.data["q"], result.data["s"]) for result in results)
 
 
 async def report(redis: ArqRedis, worker: Worker) -> float:
