@@ -436,6 +436,23 @@ async def test_a_backlog_does_not_hold_up_who_watches_it(redis: ArqRedis) -> Non
     assert found == [b"send_alert", b"cron:watch_health", b"note", b"cron:mine"]
 
 
+async def test_a_cron_job_that_a_full_server_refuses_is_enqueued_later(redis: ArqRedis) -> None:
+    await redis.config_resetstat()
+    async with client() as worker:
+        await redis.config_set("maxmemory", 1)
+        asking = asyncio.create_task(
+            worker.enqueue_job("cron:note", _job_id="cron:note:1", _queue_name=QUEUE)
+        )
+        async with asyncio.timeout(60):
+            while "errorstat_OOM" not in await redis.info("errorstats"):
+                await asyncio.sleep(0.01)
+        await redis.config_set("maxmemory", 0)
+        assert await asking
+        assert await redis.zcard(QUEUE) == 1
+        # An id that is taken is not asked for again.
+        assert await worker.enqueue_job("cron:note", _job_id="cron:note:1") is None
+
+
 async def test_a_job_waits_longer_than_a_weekend(redis: ArqRedis) -> None:
     job = await send(redis, "note")
     assert await redis.pttl(job_key_prefix + job.job_id) > 10 * 86_400_000

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from arq.connections import RedisSettings
-from arq.constants import abort_jobs_ss, in_progress_key_prefix
+from arq.constants import abort_jobs_ss, in_progress_key_prefix, job_key_prefix
 from arq.jobs import Job
 from arq.utils import ms_to_datetime, timestamp_ms
 from redis.asyncio import ConnectionPool
@@ -32,7 +32,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from app.components.worker.claims import Claim, Claims
 from app.components.worker.shared_connection import SharedConnection, can_share
@@ -72,6 +72,8 @@ class WorkerRedis(Client):
         self.max_jobs = max_jobs
         # By the clock of the event loop, which nobody sets.
         self.aborts_known_until = 0.0
+        # The ids of runs of cron jobs that the server has not taken, which arq takes for taken ids.
+        self.refused: set[str] = set()
         super().__init__(
             self._make_pool(),
             default_queue_name=queue_name,
@@ -154,13 +156,22 @@ class WorkerRedis(Client):
         return await super().zrangebyscore(*args, **kwargs)
 
     async def enqueue_job(self, function: str, *args: Any, **options: Any) -> Job | None:
-        """Put what is in `AHEAD` before the jobs that wait in the queue already."""
+        """Put what is in `AHEAD` before the jobs that wait, and repeat what was refused.
+
+        arq asks once for each run of a cron job: one that a full server refuses would be left out.
+        """
         if function in AHEAD:
             first = await self._first_due(options.get("_queue_name", self.default_queue_name))
             due = options.get("_defer_until") or datetime.now(UTC)
             # arq would count the expiry from the time that is given here.
             options |= {"_defer_until": min(due, first) if first else due, "_expires": 86_400}
-        return await super().enqueue_job(function, *args, **options)
+        end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        job = await super().enqueue_job(function, *args, **options)
+        while options.get("_job_id") in self.refused and asyncio.get_running_loop().time() < end:
+            self.refused.discard(options["_job_id"])
+            await asyncio.sleep(1)
+            job = await super().enqueue_job(function, *args, **options)
+        return job
 
     async def _first_due(self, queue_name: str) -> datetime | None:
         try:
@@ -229,7 +240,13 @@ class WorkerPipeline(SafePipeline):
         if replies is None:
             # Of a transaction with WATCH, `enqueue_job` is to be told the error.
             is_finish = raise_on_error and self.is_transaction and not self.explicit_transaction
-            replies = await super().execute(raise_on_error and not is_finish)
+            try:
+                replies = await super().execute(raise_on_error and not is_finish)
+            except WatchError as error:
+                if isinstance(error.__context__, PASSING_ERRORS):
+                    job_key = str(commands[0][1])
+                    self._client.refused.add(job_key.removeprefix(job_key_prefix))
+                raise
             return list(map(self._accept, replies, commands)) if is_finish else replies
         await self.aclose()
         return replies
