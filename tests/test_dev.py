@@ -1,5 +1,6 @@
 """`make dev` in an installed project: what it prints, what it starts, and that nothing of it is left."""
 
+import os
 import re
 import signal
 import urllib.request
@@ -9,6 +10,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import NamedTuple
 
+import pexpect
 import psutil
 import pytest
 
@@ -129,6 +131,27 @@ def test_data_survives_and_nothing_else_does(project: Path, tmp_path: Path) -> N
         assert list_runs(project) == runs != []
     with dev(project, tmp_path, port, signal.SIGTERM):
         assert list_runs(project) == runs != []
+
+
+def test_a_closed_terminal_ends_all_below_make(project: Path) -> None:
+    """The kernel sends SIGHUP to the first process of the terminal only, as `tmux new make dev` starts it."""
+    (project / ".env").write_text(f"PORT={harness.free_port()}\nVALKEY_PORT={harness.free_port()}\n")
+    terminal = pexpect.spawn("make", ["dev"], cwd=str(project), env=harness.ENVIRONMENT, encoding="utf-8")
+    terminal.expect("\r\nstop ", timeout=60)
+    terminal.ptyproc.fd, master = -1, terminal.child_fd
+    os.close(master)
+    terminal.closed = True
+    harness.wait_until(lambda: not harness.processes_in(project), "processes are left")
+
+
+def test_the_data_may_be_below_a_path_with_a_space(project: Path, tmp_path: Path) -> None:
+    (home := tmp_path / "my projects").mkdir()
+    port = harness.free_port()
+    command = (project / ".venv/bin/python", "-m", "app.cli.valkey")
+    variables = {"PYTHONPATH": str(project), "VALKEY_PORT": str(port)}
+    with harness.running(*command, cwd=home, log=tmp_path / "log", **variables):
+        harness.wait_until(lambda: harness.answers_at(port), (tmp_path / "log").read_text())
+        assert (home / "data/valkey/appendonlydir").is_dir()
 
 
 def test_the_end_of_one_process_ends_all(project: Path, tmp_path: Path) -> None:

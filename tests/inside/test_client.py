@@ -407,6 +407,10 @@ async def test_a_try_ends_once_however_often_that_is_sent(redis: ArqRedis) -> No
         assert await redis.get(lock) == b"another worker"
         await redis.zrem(QUEUE, job.job_id)
         assert await end(worker) is None
+        # A task's own.
+        async with worker.pipeline(transaction=True) as pipe:
+            pipe.zincrby("scores", 5, "Ada")
+            assert await pipe.execute() == [5]
 
 
 @pytest.mark.parametrize("is_paused", [False, True])

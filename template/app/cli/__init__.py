@@ -18,6 +18,9 @@ def run() -> None:
         from app.cli.main import app
 
         app()
+    except KeyboardInterrupt:
+        # Typer ends a command so; this is for the time before it.
+        raise SystemExit(130) from None
     except Exception as error:
         line = explain(error)
         if line is None:

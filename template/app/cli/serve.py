@@ -1,7 +1,6 @@
 """Run the web server."""
 
 import errno
-import os
 import socket
 from typing import Annotated
 
@@ -60,6 +59,6 @@ def check_port(host: str, port: int, way_out: str) -> None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             way_out = f"stop the other process, or {way_out}"
-        is_unknown = isinstance(error, socket.gaierror)
-        reason = error.strerror if is_unknown else os.strerror(error.errno or 0)
+        # Python adds the address to the reason of the system.
+        reason = str(error.strerror).partition(" (while")[0]
         raise SystemExit(f"Cannot listen on {host}:{port} ({reason}): {way_out}.") from None

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 import secrets
+import select
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
@@ -113,12 +114,18 @@ async def run(commands: dict[str, str], environment: dict[str, str]) -> int:
         guard.stdin.write(f"-{process.pid} ".encode())
         output[name] = asyncio.create_task(show_output(name, process, stopped))
     banner = asyncio.create_task(show_banner(processes, environment.get("API_KEY")))
+    terminal = select.poll()
+    for stream in filter(os.isatty, (0, 1)):
+        terminal.register(stream, 0)
     ended: dict[str, int] = {}
     # Not `wait()`: in Python 3.11 it also waits for those that a process has left behind.
     while not ended and not stopped.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), POLL_SECONDS)
         ended = {name: p.returncode for name, p in processes.items() if p.returncode is not None}
+        # SIGHUP goes to the first process of a terminal only, which may be `make`.
+        if terminal.poll(0):
+            stopped.set()
     banner.cancel()
     stopped.set()
     code, reason = 0, "stopping"

@@ -243,9 +243,9 @@ class WorkerPipeline(SafePipeline):
             try:
                 replies = await super().execute(raise_on_error and not is_finish)
             except WatchError as error:
-                if isinstance(error.__context__, PASSING_ERRORS):
-                    job_key = str(commands[0][1])
-                    self._client.refused.add(job_key.removeprefix(job_key_prefix))
+                job_id = str(commands[0][1]).removeprefix(job_key_prefix)
+                if job_id.startswith("cron:") and isinstance(error.__context__, PASSING_ERRORS):
+                    self._client.refused.add(job_id)
                 raise
             return list(map(self._accept, replies, commands)) if is_finish else replies
         await self.aclose()
@@ -300,8 +300,8 @@ class WorkerPipeline(SafePipeline):
         return [] if command[0] == "ZRANGE" else 0
 
     def _is_end_of_a_try(self, commands: list[Any]) -> bool:
-        names = {name for name, *_ in commands}
-        return self.is_transaction and {"ZINCRBY"} <= names <= {"ZINCRBY", "DEL", "PEXPIRE"}
+        deferring = ("ZINCRBY", self._client.default_queue_name)
+        return self.is_transaction and any(command[:2] == deferring for command in commands)
 
     async def _end_try(self, commands: list[Any]) -> list[Any]:
         """Do what `finish_job` does for a job that is tried again, at most once.
