@@ -260,7 +260,7 @@ async def test_the_oldest_runs_are_forgotten(
     runs = [await new_run(redis, tasks=1) for _ in range(3)]
     reports = [await wait_for_report(redis, run) for run in runs[1:]]
     assert all(report.complete for report in reports)
-    assert list(await list_runs(redis)) == [runs[2].id, runs[1].id]
+    assert (await list_runs(redis)).keys() == {runs[2].id, runs[1].id}
     with pytest.raises(JobNotFoundError):
         await load_run(redis, runs[0].id)
     assert len(await redis.keys(f"{keys.LOAD_TESTS}:*")) == 2
