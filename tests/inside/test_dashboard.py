@@ -385,7 +385,10 @@ async def test_two_load_tests_are_compared(
             assert (await wait_for_report(redis, run)).complete
     await sign_in(browser)
     first, second = (run.id for run in runs)
-    assert "io_simulation on queue load_test" in await get(browser, f"load-tests/show?id={first}")
+    text = await get(browser, f"load-tests/show?id={first}")
+    assert "io_simulation on queue load_test" in text
+    assert "<dt>lost</dt><dd>0</dd>" in text
+    assert "not finished" not in text
     text = await get(browser, f"load-tests/show?id={first}&id={second}")
     assert re.search(r'Tasks</td><td class="number">1</td><td class="number">2</td>.*2.00', text)
     monkeypatch.setattr(load_tests, "MAX_READ_JOBS", 0)

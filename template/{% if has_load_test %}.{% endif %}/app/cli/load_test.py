@@ -28,9 +28,6 @@ COMMAND = f"{NAME} load-test"
 EMPTY = f"No run is stored. Start one with `{COMMAND} io`."
 LINE_CHARS = 80
 BAR_CHARS = 40
-# These counts of a report are always shown, the others where they are not 0.
-MAIN_COUNTS = ("sent", "succeeded", "failed")
-RARE_COUNTS = ("aborted", "lost", "not_finished", "retried")
 
 
 def check_plot(path: Path | None) -> Path | None:
@@ -208,10 +205,10 @@ def _print_title(run: LoadTestRun) -> None:
 
 
 def _print_report(report: LoadTestReport) -> None:
-    counts = report.model_dump(include={*MAIN_COUNTS, *RARE_COUNTS})
-    _print_line("  " + ", ".join(f"{counts[name]:,} {name}" for name in MAIN_COUNTS))
-    if rare := [f"{counts[name]:,} {name}" for name in RARE_COUNTS if counts[name]]:
-        _print_line("  " + ", ".join(rare).replace("_", " "))
+    counts = [f"{count:,} {name}" for name, count in report.counts.items()]
+    # Those of the first line are always there.
+    for shown in filter(None, (counts[:3], counts[3:])):
+        _print_line("  " + ", ".join(shown))
     _print_line(f"  {report.wall_seconds:.2f} s, {report.jobs_per_second:,.1f} jobs/s")
     times = {"  queue wait": report.wait_ms, "  run time": report.run_ms}
     rows = [

@@ -73,6 +73,13 @@ class LoadTestReport(BaseModel, allow_inf_nan=False):
     limit: str
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many jobs were sent, succeeded and failed, and what else there was, by its words."""
+        rare = ("aborted", "lost", "not_finished", "retried")
+        names = ("sent", "succeeded", "failed", *(name for name in rare if getattr(self, name)))
+        return {name.replace("_", " "): getattr(self, name) for name in names}
+
+    @property
     def busy(self) -> dict[str, float]:
         """The share of the run for which each part was busy, the busiest first."""
         shares = {

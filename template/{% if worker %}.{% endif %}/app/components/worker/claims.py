@@ -96,7 +96,7 @@ class Claims:
 
         self._worker: asyncio.Task[Any] | None = None
         self._is_tracking = False
-        # By the clock of the event loop, which nobody sets.
+        # By the clock of the event loop, which cannot be set.
         self._look_again = 0.0
         # Whether this worker listens to the queue, as one of the idle ones does for all. The others
         # listen to the key that names it.

@@ -70,7 +70,7 @@ class WorkerRedis(Client):
         """Take the server, the worker's queue, and how many jobs it runs at a time."""
         self._server = server
         self.max_jobs = max_jobs
-        # By the clock of the event loop, which nobody sets.
+        # By the clock of the event loop, which cannot be set.
         self.aborts_known_until = 0.0
         # The ids of runs of cron jobs that the server has not taken, which arq takes for taken ids.
         self.refused: set[str] = set()
@@ -165,13 +165,16 @@ class WorkerRedis(Client):
             due = options.get("_defer_until") or datetime.now(UTC)
             # arq would count the expiry from the time that is given here.
             options |= {"_defer_until": min(due, first) if first else due, "_expires": 86_400}
-        end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
-        job = await super().enqueue_job(function, *args, **options)
-        while options.get("_job_id") in self.refused and asyncio.get_running_loop().time() < end:
-            self.refused.discard(options["_job_id"])
-            await asyncio.sleep(1)
+        clock = asyncio.get_running_loop().time
+        end = clock() + PATIENCE_SECONDS
+        while True:
             job = await super().enqueue_job(function, *args, **options)
-        return job
+            if options.get("_job_id") not in self.refused:
+                return job
+            self.refused.remove(options["_job_id"])
+            if clock() > end:
+                return None
+            await asyncio.sleep(1)
 
     async def _first_due(self, queue_name: str) -> datetime | None:
         try:
@@ -238,16 +241,7 @@ class WorkerPipeline(SafePipeline):
         if replies is None and self._is_end_of_a_try(commands):
             replies = await self._end_try(commands)
         if replies is None:
-            # Of a transaction with WATCH, `enqueue_job` is to be told the error.
-            is_finish = raise_on_error and self.is_transaction and not self.explicit_transaction
-            try:
-                replies = await super().execute(raise_on_error and not is_finish)
-            except WatchError as error:
-                job_id = str(commands[0][1]).removeprefix(job_key_prefix)
-                if job_id.startswith("cron:") and isinstance(error.__context__, PASSING_ERRORS):
-                    self._client.refused.add(job_id)
-                raise
-            return list(map(self._accept, replies, commands)) if is_finish else replies
+            return await self._execute_alone(commands, raise_on_error)
         await self.aclose()
         return replies
 
@@ -298,6 +292,18 @@ class WorkerPipeline(SafePipeline):
             raise reply
         self._client.claims.found_malformed = True
         return [] if command[0] == "ZRANGE" else 0
+
+    async def _execute_alone(self, commands: list[Any], raise_on_error: bool) -> list[Any]:
+        # Of a transaction with WATCH, `enqueue_job` is to be told the error.
+        if raise_on_error and self.is_transaction and not self.explicit_transaction:
+            return list(map(self._accept, await super().execute(raise_on_error=False), commands))
+        try:
+            return await super().execute(raise_on_error)
+        except WatchError as error:
+            job_id = str(commands[0][1]).removeprefix(job_key_prefix)
+            if job_id.startswith("cron:") and isinstance(error.__context__, PASSING_ERRORS):
+                self._client.refused.add(job_id)
+            raise
 
     def _is_end_of_a_try(self, commands: list[Any]) -> bool:
         deferring = ("ZINCRBY", self._client.default_queue_name)
