@@ -136,7 +136,9 @@ def test_data_survives_and_nothing_else_does(project: Path, tmp_path: Path) -> N
 def test_a_closed_terminal_ends_all_below_make(project: Path) -> None:
     """The kernel sends SIGHUP to the first process of the terminal only, as `tmux new make dev` starts it."""
     (project / ".env").write_text(f"PORT={harness.free_port()}\nVALKEY_PORT={harness.free_port()}\n")
-    terminal: Any = pexpect.spawn("make", ["dev"], cwd=str(project), env=harness.ENVIRONMENT, encoding="utf-8")
+    terminal: Any = pexpect.spawn(
+        "make", ["dev"], cwd=str(project), env=harness.ENVIRONMENT, encoding="utf-8"
+    )
     terminal.expect("\r\nstop ", timeout=60)
     terminal.ptyproc.fd, master = -1, terminal.child_fd
     os.close(master)
