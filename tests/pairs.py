@@ -1,7 +1,7 @@
 """Combinations of answers: few renders in which each pair of values of any two questions occurs."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jinja2
@@ -27,21 +27,20 @@ def list_values() -> dict[str, list[Any]]:
     return values
 
 
-def list_allowed(values: Mapping[str, list[Any]]) -> Iterator[Answers]:
-    """Give each set of answers that the template accepts, with those questions alone that it asks."""
-    whens = {name: str(harness.QUESTIONS[name].get("when", "{{ true }}")) for name in values}
+def list_allowed(values: Mapping[str, list[Any]]) -> list[Answers]:
+    """Return each set of answers that the template accepts, with those questions alone that it asks."""
     compile_expression = jinja2.Environment(autoescape=True).compile_expression
-    asked = {name: compile_expression(when.strip("{} ")) for name, when in whens.items()}
-    seen = set()
-    for combination in itertools.product(*values.values()):
-        answers: Answers = {}
-        for name, value in zip(values, combination, strict=True):
-            if asked[name](answers | {f"has_{feature}": chosen for feature, chosen in answers.items()}):
-                answers[name] = value
-        key = repr(answers)
-        if key not in seen and (not answers["worker"] or harness.queues(answers, "run")):
-            seen.add(key)
-            yield answers
+    sets: list[Answers] = [{}]
+    for name, each in values.items():
+        is_asked = compile_expression(str(harness.QUESTIONS[name].get("when", "true")).strip("{} "))
+        longer: list[Answers] = []
+        for answers in sets:
+            if is_asked(answers | {f"has_{feature}": chosen for feature, chosen in answers.items()}):
+                longer += [answers | {name: value} for value in each]
+            else:
+                longer.append(answers)
+        sets = longer
+    return [answers for answers in sets if not answers["worker"] or harness.queues(answers, "run")]
 
 
 def pairs_of(answers: Answers) -> frozenset[tuple[Value, Value]]:

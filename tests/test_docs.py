@@ -184,8 +184,8 @@ def test_commands_of_the_own_readme_work(template: Path, tmp_path: Path) -> None
         harness.run(*command.split(), "--dry-run", cwd=harness.ROOT)
 
     def run_copier(command: str, cwd: Path) -> None:
-        words = command.removeprefix("uvx ").replace("gh:org/aegis", f"git+{template.as_uri()}").split()
-        harness.run(*words[:2], "--defaults", *words[2:], cwd=cwd)
+        _, _, *words = command.replace("gh:org/aegis", f"git+{template.as_uri()}").split()
+        harness.run(*harness.QUICK_COPIER, words[0], "--defaults", *words[1:], cwd=cwd)
 
     run_copier(copy, tmp_path)
     project = tmp_path / "my-app"

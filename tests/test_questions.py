@@ -1,7 +1,6 @@
 """The questions: each explains itself, has a default, and refuses a bad answer with a way out."""
 
 import re
-import sys
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -219,10 +218,10 @@ class Terminal:
         """Start it."""
         self.screen = pyte.Screen(80, 40)
         self.stream = pyte.Stream(self.screen)
-        command = str(Path(sys.executable).with_name("copier"))
+        command, *arguments = map(str, (*harness.QUICK_COPIER, "copy", template, project))
         self.child: pexpect.spawn[str] = pexpect.spawn(
             command,
-            ["copy", str(template), str(project)],
+            arguments,
             env=harness.ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "80", "LINES": "40"},
             dimensions=(40, 80),
             encoding="utf-8",

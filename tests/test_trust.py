@@ -39,7 +39,7 @@ def copier(
         data = cwd / "answers.yml"
         data.write_text(yaml.safe_dump(answers))
         rest = ["--data-file", data, *rest]
-    return harness.run("copier", action, "--defaults", *rest, cwd=cwd)
+    return harness.run(*harness.QUICK_COPIER, action, "--defaults", *rest, cwd=cwd)
 
 
 def copy(template: Path, project: Path, answers: dict[str, Any], tag: str) -> str:

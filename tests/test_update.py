@@ -279,7 +279,7 @@ def test_what_stops_an_update_is_seen(
     released = release(template, tmp_path / "template", mistake)
     project = harness.render(released, tmp_path / "project", {}, "1.0.0")
     harness.commit_all(project, "Render")
-    done = harness.run("copier", "update", "--defaults", cwd=project, check=False)
+    done = harness.run(*harness.QUICK_COPIER, "update", "--defaults", cwd=project, check=False)
     assert done.returncode == 1
     assert says in done.stderr
 

