@@ -1,4 +1,4 @@
-"""The history: the jobs that ended lately, and how many per minute."""
+"""The history and the rates: the jobs that ended lately, and how many per minute."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,15 @@ from app.components.worker import results
 from app.core import keys
 from app.core.serializer import serialize
 from app.services import history
-from app.services.history import MINUTES, TEN_MINUTES, list_ended, percentile, read_rows
+from app.services.history import list_ended
+from app.services.rates import (
+    BUCKETS,
+    MINUTES,
+    TEN_MINUTES,
+    percentile,
+    read_crons,
+    read_rows,
+)
 from tests.support import queue_of, run_burst
 
 
@@ -99,7 +107,7 @@ async def test_cron_jobs_are_remembered(redis: ArqRedis) -> None:
     queue = queue_of(func(work, name="cron:work"))
     await redis.enqueue_job("cron:work", _queue_name=queue.queue_name)
     await run_burst(queue)
-    ((name, (state, _)),) = (await history.read_crons(redis)).items()
+    ((name, (state, _)),) = (await read_crons(redis)).items()
     assert (name, state) == ("cron:work", "succeeded")
 
 
@@ -110,18 +118,18 @@ async def test_a_bad_batch_harms_only_itself(redis: ArqRedis, raw: bytes) -> Non
     await redis.xadd(keys.HISTORY, {"other": raw})
     await redis.hset(keys.CRONS, mapping={b"\xff": raw})  # type: ignore[misc]
     assert [job.id for job in await list_ended(redis)] == ["return-0"]
-    assert await history.read_crons(redis) == {}
+    assert await read_crons(redis) == {}
 
 
 async def test_a_key_of_another_type_is_an_empty_history(redis: ArqRedis) -> None:
     for key in (keys.HISTORY, keys.CRONS):
         await redis.set(key, "text")
     assert await list_ended(redis) == []
-    assert await history.read_crons(redis) == {}
+    assert await read_crons(redis) == {}
 
 
 def test_percentiles_are_the_ends_of_buckets() -> None:
-    first, second = ([0] * len(history.BUCKETS) for _ in range(2))
+    first, second = ([0] * len(BUCKETS) for _ in range(2))
     assert percentile([first, second], 0.5) is None
     first[0], second[3] = 9, 1
     assert percentile([first, second], 0.5) == 5

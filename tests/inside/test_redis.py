@@ -36,10 +36,10 @@ from app.core.redis import (
     redis_settings,
 )
 from app.services.health import check_redis
-from app.services.history import read_rows
 from app.services.job_list import list_jobs
 from app.services.job_lookup import find
 from app.services.malformed import discard_malformed
+from app.services.rates import read_rows
 from tests.support import QUEUE
 
 

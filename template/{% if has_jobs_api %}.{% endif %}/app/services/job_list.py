@@ -6,14 +6,16 @@ from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_pref
 from arq.utils import timestamp_ms
 
 from app.core.config import WORKER_QUEUES
-from app.services.history import list_ended, or_empty, to_count
+from app.services.history import list_ended
 from app.services.job_lookup import unfinished_state
 from app.services.jobs import (
     JobState,
     JobSummary,
+    or_empty,
     or_unreadable,
     require_queue,
     show_id,
+    to_count,
     to_time,
 )
 

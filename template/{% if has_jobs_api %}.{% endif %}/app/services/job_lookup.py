@@ -16,7 +16,6 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES
 from app.core.scripts import run_script
 from app.core.serializer import deserialize, require_shape
-from app.services.history import to_count
 from app.services.jobs import (
     MAX_SHOWN_BYTES,
     InvalidJobError,
@@ -29,6 +28,7 @@ from app.services.jobs import (
     check_size,
     or_unreadable,
     read_result,
+    to_count,
     to_time,
 )
 from app.services.queues import show_queue

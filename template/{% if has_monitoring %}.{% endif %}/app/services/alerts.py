@@ -14,7 +14,7 @@ from app import NAME
 from app.core import keys
 from app.core.scripts import run_script
 from app.services.health import HealthReport
-from app.services.history import or_empty
+from app.services.jobs import or_empty
 
 # Checks are 10 s apart. A problem counts when a second check finds it: a rolling restart of a
 # worker takes less. A recovery counts in the same way.

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from app.core import keys
 from app.core.serializer import MAX_TIME_MS
-from app.services import history
-from app.services.jobs import to_time
+from app.services.jobs import or_empty, to_time
+from app.services.rates import read_crons
 
 # A run is late that has not started so long after its time, in milliseconds.
 MAX_DELAY_MS = 15_000
@@ -45,7 +45,7 @@ async def report_crons(redis: ArqRedis, crons: Sequence[CronJob]) -> None:
     """
     soon_ms = timestamp_ms() + MAX_EARLY_MS
     known = {run.name: run for run in await list_runs(redis)}
-    ended = await history.read_crons(redis)
+    ended = await read_crons(redis)
     reported = {}
     for cron in crons:
         if cron.next_run is None or not cron.keep_result_s or not cron.unique:
@@ -64,7 +64,7 @@ async def report_crons(redis: ArqRedis, crons: Sequence[CronJob]) -> None:
 async def list_runs(redis: ArqRedis) -> list[Run]:
     """Return the next run of each cron job that a worker has, or the last one if it is missing."""
     runs, oldest_ms = [], timestamp_ms() - MAX_AGE_MS
-    for text in (await history.or_empty(redis.hgetall(keys.SCHEDULE), {})).values():
+    for text in (await or_empty(redis.hgetall(keys.SCHEDULE), {})).values():
         try:
             run = Run.model_validate_json(text)
         except ValidationError:
@@ -77,7 +77,7 @@ async def list_runs(redis: ArqRedis) -> list[Run]:
 
 async def find_missed(redis: ArqRedis) -> list[Run]:
     """Return the runs that have not started within `MAX_DELAY_MS` of their time."""
-    ended = await history.read_crons(redis)
+    ended = await read_crons(redis)
     late_ms = timestamp_ms() - MAX_DELAY_MS
     late = [
         run for run in await list_runs(redis) if run.due_ms < late_ms and not _has_ended(run, ended)

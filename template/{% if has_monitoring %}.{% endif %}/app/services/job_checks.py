@@ -6,8 +6,9 @@ from arq.connections import ArqRedis
 
 from app.core import keys
 from app.core.config import WORKER_QUEUES, settings
-from app.services import crons, history
+from app.services import crons, rates
 from app.services.checks import Check, Status
+from app.services.jobs import or_empty
 
 # What the shares of failures and the new letters are counted over.
 WINDOW_MINUTES = 10
@@ -17,10 +18,10 @@ MIN_ENDED_JOBS = 20
 
 async def check_jobs(redis: ArqRedis) -> dict[str, Check]:
     """Look at the failures of each queue, the dead letters and the cron jobs."""
-    rows = await history.read_rows(redis, list(WORKER_QUEUES), rows=WINDOW_MINUTES)
+    rows = await rates.read_rows(redis, list(WORKER_QUEUES), rows=WINDOW_MINUTES)
     checks = {f"failures:{queue}": _check_failures(rows[queue], queue) for queue in WORKER_QUEUES}
     since = time.time() - WINDOW_MINUTES * 60
-    new = await history.or_empty(redis.zcount(keys.LETTERS_BY_TIME, since * 1000, "+inf"), 0)
+    new = await or_empty(redis.zcount(keys.LETTERS_BY_TIME, since * 1000, "+inf"), 0)
     checks["dead-letters"] = _check(
         new >= settings.MAX_NEW_LETTERS,
         "warn",
@@ -34,7 +35,7 @@ async def check_jobs(redis: ArqRedis) -> dict[str, Check]:
     return checks
 
 
-def _check_failures(rows: list[history.Row], queue: str) -> Check:
+def _check_failures(rows: list[rates.Row], queue: str) -> Check:
     failed, ended = sum(row.failed for row in rows), sum(row.ended - row.bulk for row in rows)
     return _check(
         ended >= MIN_ENDED_JOBS and failed >= settings.MAX_FAILURE_SHARE * ended,

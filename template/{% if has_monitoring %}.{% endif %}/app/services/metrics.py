@@ -24,13 +24,13 @@ from prometheus_client.utils import floatToGoString
 from redis.asyncio.client import Pipeline
 
 from app.core.serializer import Result
-from app.services.history import BUCKETS
 from app.services.jobs import UNKNOWN_TASK, state_of
 from app.services.queues import QueueStatus, show_queue
+from app.services.rates import BUCKETS
 
 OUTCOMES = ("succeeded", "failed", "retried", "aborted", "expired")
 UNKNOWN = "unknown"
-# The upper ends of the buckets, in seconds and as Prometheus writes them: those of the history.
+# The upper ends of the buckets, in seconds and as Prometheus writes them: those of `rates`.
 SECONDS = tuple(end / 1000 for end in BUCKETS)
 ENDS = tuple(map(floatToGoString, SECONDS))
 

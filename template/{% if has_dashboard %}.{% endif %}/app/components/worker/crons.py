@@ -11,8 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.components.worker import queues
 from app.core.config import WORKER_QUEUES
-from app.services.history import read_crons
 from app.services.jobs import JobNotFoundError
+from app.services.rates import read_crons
 
 
 @dataclass

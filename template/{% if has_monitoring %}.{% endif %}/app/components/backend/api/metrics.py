@@ -14,7 +14,7 @@ from app.core.config import WORKER_QUEUES, settings
 from app.core.memory import memory_share
 from app.services import metrics
 from app.services.crons import find_missed, list_runs
-from app.services.history import or_empty
+from app.services.jobs import or_empty
 from app.services.queues import list_queues
 
 router = APIRouter(tags=["health"])
