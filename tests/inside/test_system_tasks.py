@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.components.worker.queues.system import WorkerSettings
 from app.components.worker.tasks.system import cleanup_temp_files
 from app.core.config import load_settings, settings
 from app.core.directories import own_directory
@@ -23,6 +24,11 @@ def temp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir()
     monkeypatch.setattr(settings, "TEMP_DIR", directory)
     return directory
+
+
+def test_both_tasks_are_cron_jobs() -> None:
+    names = {job.name for job in WorkerSettings.cron_jobs}
+    assert names >= {"cron:system_health_check", "cron:cleanup_temp_files"}
 
 
 async def test_links_are_neither_followed_nor_deleted(

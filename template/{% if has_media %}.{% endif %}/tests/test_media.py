@@ -9,12 +9,7 @@ from PIL import ExifTags, Image
 
 from app.components.worker.enqueue import enqueue
 from app.components.worker.queues.media import WorkerSettings
-from app.components.worker.tasks.media import (
-    MediaError,
-    convert_image,
-    describe_media,
-    make_thumbnail,
-)
+from app.components.worker.tasks.media import convert_image, make_thumbnail
 from app.core.config import settings
 from tests.support import run_burst
 
@@ -33,12 +28,6 @@ async def test_a_thumbnail_is_small_and_upright(ctx: dict[str, Any], media_dir: 
     result = await make_thumbnail(ctx, "photo.jpg", "small/photo.png", max_side=10)
     with Image.open(media_dir / "small" / "photo.png") as image:
         assert image.size == (5, 10) == (result["width"], result["height"])
-
-
-async def test_a_file_that_is_not_an_image_is_named(ctx: dict[str, Any], media_dir: Path) -> None:
-    (media_dir / "text.jpg").write_text("just a text")
-    with pytest.raises(MediaError, match=r"^text\.jpg: not an image of JPEG"):
-        await describe_media(ctx, "text.jpg")
 
 
 async def test_the_worker_converts_an_image(redis: ArqRedis, media_dir: Path) -> None:

@@ -49,8 +49,3 @@ async def test_the_worker_deletes_old_files_only(
     cleanup = await job.result(timeout=5)
     assert (cleanup["removed"], cleanup["freed_bytes"], cleanup["errors"]) == (["a/b/old"], 5, [])
     assert (tmp_path / "a" / "new").exists()
-
-
-def test_both_tasks_are_cron_jobs() -> None:
-    names = {job.name for job in WorkerSettings.cron_jobs}
-    assert names >= {"cron:system_health_check", "cron:cleanup_temp_files"}
