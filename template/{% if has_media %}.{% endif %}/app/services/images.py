@@ -3,10 +3,13 @@
 Only Pillow and the standard library are imported here, so that the process starts fast.
 """
 
+import ctypes
 import hashlib
 import json
 import math
 import os
+import resource
+import signal
 import struct
 import sys
 import zlib
@@ -26,7 +29,6 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
-from app.services.limits import limit_this_process
 from app.services.media_files import MediaError, media_error, new_file, open_source
 
 # Only these decoders see a file; Pillow has others that few images need.
@@ -48,6 +50,7 @@ OPTIONS: dict[str, dict[str, int]] = {
 MAX_NOISE_PIXELS = 16_000_000
 MAX_EXIF_TAGS = 100
 MAX_EXIF_CHARS = 200
+PR_SET_PDEATHSIG = 1
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -349,6 +352,34 @@ def work_on(request: dict[str, Any]) -> dict[str, Any]:
         # On damaged files Pillow's decoders raise every kind of exception.
         reason = str(error) or type(error).__name__
     return {"error": str(media_error(source, reason))}
+
+
+def limit_this_process(cpu_seconds: int, memory_bytes: int, parent: int) -> None:
+    """Let the system end this process at a limit, or when its parent ends, whatever it is doing.
+
+    Above the memory, Python raises MemoryError and libraries fail. On macOS neither that limit nor
+    the parent's end has an effect: there, the limit of processor time ends the process.
+
+    Args:
+        cpu_seconds: Processor time; the signal is SIGXCPU.
+        memory_bytes: Address space, in which Python itself takes about 35 MB.
+        parent: The parent's process id.
+    """
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_CPU, cpu_seconds)
+    if sys.platform == "linux":
+        _lower(resource.RLIMIT_AS, memory_bytes)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It ended before the line above.
+        sys.exit(1)
+
+
+def _lower(limit: int, value: int) -> None:
+    _, hard = resource.getrlimit(limit)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(limit, (value, hard))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from app.core import keys
 from app.core.serializer import MAX_TIME_MS
-from app.services.jobs import or_empty, to_time
+from app.services.jobs import or_empty
 from app.services.rates import read_crons
 
 # A run is late that has not started so long after its time, in milliseconds.
@@ -30,11 +30,6 @@ class Run(BaseModel):
     job_id: str
     due_ms: Annotated[int, Field(gt=0, lt=MAX_TIME_MS)]
     seen_ms: int
-
-    @property
-    def due(self) -> datetime | None:
-        """When it is due."""
-        return to_time(self.due_ms)
 
 
 async def report_crons(redis: ArqRedis, crons: Sequence[CronJob]) -> None:

@@ -8,7 +8,7 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES, settings
 from app.services import crons, rates
 from app.services.checks import Check, Status
-from app.services.jobs import or_empty
+from app.services.jobs import or_empty, to_time
 
 # What the shares of failures and the new letters are counted over.
 WINDOW_MINUTES = 10
@@ -29,7 +29,7 @@ async def check_jobs(redis: ArqRedis) -> dict[str, Check]:
         "then requeue or purge them",
     )
     missed = await crons.find_missed(redis)
-    names = ", ".join(f"{run.name} of {run.due:%H:%M:%S} UTC" for run in missed[:5])
+    names = ", ".join(f"{run.name} of {to_time(run.due_ms):%H:%M:%S} UTC" for run in missed[:5])
     problem = f"not run: {names}; start more workers, or end what fills the queue"
     checks["crons"] = _check(missed, "warn", problem)
     return checks

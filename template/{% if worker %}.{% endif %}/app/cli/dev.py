@@ -132,7 +132,8 @@ async def run(commands: dict[str, str], environment: dict[str, str]) -> int:
     for name, returncode in ended.items():
         code = returncode or 1
         reason = f"stopping, because {name} ended with exit code {returncode}"
-    show("dev", reason.encode())
+    with suppress(OSError):
+        print_line("dev", reason.encode())
 
     # Valkey goes last: the workers still write to it while they finish.
     for names in (set(processes) - {"redis"}, set(processes) & {"redis"}):
@@ -158,14 +159,10 @@ async def show_output(name: str, process: Process, stopped: asyncio.Event) -> No
             line = f"(a line of more than {MAX_LINE_BYTES:,} bytes)\n".encode()
         if not line:
             return
-        show(name, line, problems_only=stopped.is_set())
-
-
-def show(name: str, line: bytes, *, problems_only: bool = False) -> None:
-    """Print a line; a terminal that was closed takes none."""
-    service = name.removeprefix("worker-").replace("-", "_")
-    with suppress(OSError):
-        print_line(service, line, problems_only=problems_only)
+        # A terminal that was closed takes none.
+        with suppress(OSError):
+            service = name.removeprefix("worker-").replace("-", "_")
+            print_line(service, line, problems_only=stopped.is_set())
 
 
 async def show_banner(processes: Iterable[str], key: str | None) -> None:
