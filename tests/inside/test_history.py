@@ -15,7 +15,7 @@ from app.components.worker import results
 from app.core import keys
 from app.core.serializer import serialize
 from app.services import history
-from app.services.history import list_ended
+from app.services.job_list import list_jobs
 from app.services.rates import (
     BUCKETS,
     MINUTES,
@@ -50,17 +50,17 @@ async def run(redis: ArqRedis, *outcomes: str) -> None:
 async def test_ended_jobs_are_listed_newest_first(redis: ArqRedis) -> None:
     await run(redis, "return")
     await run(redis, "raise")
-    failed, succeeded = await list_ended(redis)
+    failed, succeeded = await list_jobs(redis)
     assert (failed.id, failed.state, failed.error) == (
         "raise-0",
         "failed",
         "ValueError: it went wrong",
     )
     assert (succeeded.id, succeeded.state, succeeded.error) == ("return-0", "succeeded", None)
-    assert [job.id for job in await list_ended(redis, state="failed")] == ["raise-0"]
-    assert [job.id for job in await list_ended(redis, limit=1)] == ["raise-0"]
-    assert await list_ended(redis, task="other") == []
-    assert len(await list_ended(redis, queue="test", task="work")) == 2
+    assert [job.id for job in await list_jobs(redis, state="failed")] == ["raise-0"]
+    assert [job.id for job in await list_jobs(redis, limit=1)] == ["raise-0"]
+    assert await list_jobs(redis, task="other") == []
+    assert len(await list_jobs(redis, task="work")) == 2
 
 
 async def test_minutes_count_what_ended(redis: ArqRedis) -> None:
@@ -88,7 +88,7 @@ async def test_a_burst_keeps_its_failures(redis: ArqRedis, monkeypatch: pytest.M
     monkeypatch.setattr(history, "MAX_BATCH_JOBS", 2)
     monkeypatch.setattr(results, "FLUSH_SECONDS", 60)
     await run(redis, "raise", "return", "return", "return")
-    jobs = await list_ended(redis)
+    jobs = await list_jobs(redis)
     assert len(jobs) == 2
     assert "raise-0" in {job.id for job in jobs}
 
@@ -97,7 +97,7 @@ async def test_jobs_in_bulk_are_counted_but_not_listed(redis: ArqRedis) -> None:
     job_id = f"{keys.BULK_PREFIX}1"
     await redis.enqueue_job("work", "raise", _job_id=job_id, _queue_name=QUEUE.queue_name)
     await run_burst(QUEUE)
-    assert await list_ended(redis) == []
+    assert await list_jobs(redis) == []
     rows = (await read_rows(redis, ["test"], rows=2))["test"]
     assert [sum(row.ended for row in rows), sum(row.failed for row in rows)] == [1, 0]
 
@@ -117,14 +117,14 @@ async def test_a_bad_batch_harms_only_itself(redis: ArqRedis, raw: bytes) -> Non
     await redis.xadd(keys.HISTORY, {"jobs": raw})
     await redis.xadd(keys.HISTORY, {"other": raw})
     await redis.hset(keys.CRONS, mapping={b"\xff": raw})  # type: ignore[misc]
-    assert [job.id for job in await list_ended(redis)] == ["return-0"]
+    assert [job.id for job in await list_jobs(redis)] == ["return-0"]
     assert await read_crons(redis) == {}
 
 
 async def test_a_key_of_another_type_is_an_empty_history(redis: ArqRedis) -> None:
     for key in (keys.HISTORY, keys.CRONS):
         await redis.set(key, "text")
-    assert await list_ended(redis) == []
+    assert await list_jobs(redis) == []
     assert await read_crons(redis) == {}
 
 

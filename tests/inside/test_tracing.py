@@ -19,8 +19,9 @@ from app.components.worker.enqueue import enqueue
 from app.core.config import settings
 from app.core.log import configure_logging
 from app.core.serializer import carried, context_of, deserialize, serialize
-from app.services import dead_letters, history
+from app.services import dead_letters
 from app.services.dead_letters import Selection
+from app.services.job_list import list_jobs
 from tests.conftest import Api
 from tests.support import QUEUE, queue_of, run_burst
 
@@ -107,7 +108,7 @@ async def test_lines_letter_and_history_have_the_id(
     assert {line.get("request_id") for line in of_jobs} == {"request-1"}
     letter = await dead_letters.load_letter(redis, failed)
     assert letter.request_id == "request-1"
-    ended = await history.list_ended(redis)
+    ended = await list_jobs(redis)
     assert {job.request_id for job in ended} == {"request-1"}
 
     await dead_letters.requeue(redis, Selection(all=True), lambda *_: None)

@@ -4,7 +4,7 @@ The recorder calls `remember` with all results of half a second: a worker of tho
 second writes a few commands, and nothing per job.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from arq.connections import ArqRedis
@@ -44,31 +44,21 @@ def remember(results: Sequence[Result], pipe: Pipeline) -> None:
 
 
 async def list_ended(
-    redis: ArqRedis,
-    *,
-    queue: str | None = None,
-    task: str | None = None,
-    state: str | None = None,
-    limit: int = 100,
+    redis: ArqRedis, matches: Callable[[JobSummary], bool], limit: int
 ) -> list[JobSummary]:
-    """Return jobs that ended lately, the newest first.
+    """Return the jobs that ended lately and match, the newest first.
 
     Of more than `MAX_BATCH_JOBS` jobs that one worker ended within half a second, the history has
     the failures and the newest.
     """
-    wanted = {"queue": queue, "task": task, "state": state}
     found: list[JobSummary] = []
     last = "+"
     for _ in range(MAX_READS):
         batches = await or_empty(
             redis.xrevrange(keys.HISTORY, last, "-", count=BATCHES_PER_READ), []
         )
-        found += [
-            job
-            for _, fields in batches
-            for job in _read_batch(fields.get(b"jobs", b""))
-            if all(value in (None, getattr(job, name)) for name, value in wanted.items())
-        ]
+        for _, fields in batches:
+            found += filter(matches, _read_batch(fields.get(b"jobs", b"")))
         if len(batches) < BATCHES_PER_READ or len(found) >= limit:
             break
         last = f"({batches[-1][0].decode()}"

@@ -45,17 +45,18 @@ async def list_jobs(
     """
     if queue is not None:
         require_queue(queue)
+
+    def matches(job: JobSummary) -> bool:
+        wanted = (queue, job.queue), (task, job.task), (state, job.state)
+        return all(value in (None, own) for value, own in wanted)
+
     found: list[JobSummary] = []
     if state is None or state in UNFINISHED:
         for name in WORKER_QUEUES if queue is None else (queue,):
-            found += [
-                job
-                for job in await _list_unfinished(redis, name, state)
-                if task in (None, job.task) and state in (None, job.state)
-            ]
+            found += filter(matches, await _list_unfinished(redis, name, state))
     found.sort(key=lambda job: job.due.timestamp() if job.due else 0, reverse=True)
     if state not in UNFINISHED:
-        found += await list_ended(redis, queue=queue, task=task, state=state, limit=limit)
+        found += await list_ended(redis, matches, limit)
     return found[:limit]
 
 
