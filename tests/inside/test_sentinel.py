@@ -11,7 +11,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
-from arq.connections import ArqRedis
+from arq.connections import ArqRedis, create_pool
 from arq.constants import result_key_prefix
 from redis import Redis
 from redis.exceptions import RedisError
@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from app.components.worker.enqueue import enqueue
 from app.components.worker.queues.load_test import WorkerSettings
 from app.components.worker.tasks.load_test import io_simulation_task
-from app.core.redis import create_client, redis_settings
+from app.core.redis import Patience, create_client, redis_settings
 from app.core.serializer import deserialize
 from tests.inside import servers
 
@@ -121,7 +121,9 @@ async def test_workers_go_on_at_the_new_master(
     log = tmp_path / "worker.log"
     sent: dict[str, float] = {}
     with worker(cluster.url, log) as first, worker(cluster.url, log) as second:
-        async with connect(cluster.url) as redis:
+        # As arq makes one for a worker without `redis_pool`.
+        stock = await create_pool(redis_settings(cluster.url))
+        async with connect(cluster.url) as redis, stock:
             async with asyncio.timeout(60):
                 while await asyncio.to_thread(check, cluster.url):
                     await asyncio.sleep(0.2)
@@ -148,6 +150,8 @@ async def test_workers_go_on_at_the_new_master(
                 if not waiting and not [one for one in left if time.time() - sent[one] < 2]:
                     break
                 await asyncio.sleep(0.2)
+            stock.set_retry(Patience(10))
+            assert await stock.set("key", "value")
         assert (first.poll(), second.poll()) == (None, None)
         assert await asyncio.to_thread(check, cluster.url) == 0
     with Redis(port=cluster.replica_port, password=PASSWORD) as replica:

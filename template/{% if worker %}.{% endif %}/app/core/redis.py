@@ -14,11 +14,9 @@ from arq.constants import job_key_prefix
 from redis.asyncio.client import Pipeline, Redis
 from redis.asyncio.connection import (
     AbstractConnection,
-    Connection,
     ConnectionPool,
     DefaultParser,
     SSLConnection,
-    UnixDomainSocketConnection,
 )
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
@@ -301,21 +299,21 @@ class Client(ArqRedis):
 
     @classmethod
     def from_pool(cls, connection_pool: ConnectionPool) -> Redis:
-        """Take the pool that arq makes for Sentinel, and add what `redis_settings` means.
+        """Take the pool that redis-py makes for Sentinel, and add what any other pool here has.
 
         arq leaves out the time-outs and which errors to retry.
         """
         if isinstance(connection_pool, SentinelConnectionPool):
+            sentinels = connection_pool.sentinel_manager
+            limits: dict[str, Any] = {"socket_connect_timeout": 1, **KEEPALIVE}
+            for sentinel in sentinels.sentinels:
+                sentinel.connection_pool.connection_kwargs |= {"socket_timeout": 1, **limits}
             is_ssl = issubclass(connection_pool.connection_class, SSLConnection)
-            connection_pool.connection_class = MasterSSLConnection if is_ssl else MasterConnection
-            connection_pool.connection_kwargs["retry_on_error"] = list(PASSING_ERRORS)
-            pools = [one.connection_pool for one in connection_pool.sentinel_manager.sentinels]
-            for pool in (connection_pool, *pools):
-                pool.connection_kwargs |= {
-                    "socket_connect_timeout": 1,
-                    "socket_timeout": RESPONSE_SECONDS,
-                    **KEEPALIVE,
-                }
+            own = {"retry": Patience(0.1), "retry_on_error": list(PASSING_ERRORS), **limits}
+            own |= {"redis_connect_func": log_in, **connection_pool.connection_kwargs}
+            own["connection_class"] = MasterSSLConnection if is_ssl else MasterConnection
+            name = connection_pool.service_name
+            connection_pool = MasterPool(name, sentinels, **own)  # type: ignore[no-untyped-call]
         return super().from_pool(connection_pool)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
@@ -373,29 +371,17 @@ def find_weakness(settings: RedisSettings) -> str | None:
 
 def connection_pool(settings: RedisSettings, **options: Any) -> ConnectionPool:
     """Return the connections of a client, which `options` of redis-py's connection describe too."""
-    options |= {
-        "redis_connect_func": log_in,
-        "db": settings.database,
-        "username": settings.username,
-        "password": settings.password,
-    }
-    if settings.unix_socket_path:
-        return PatientPool(UnixDomainSocketConnection, path=settings.unix_socket_path, **options)
-    options |= {"socket_connect_timeout": settings.conn_timeout, **KEEPALIVE}
+    names = {"username", "password", "ssl"}
     if settings.ssl:
-        names = TLS_OPTIONS | {"ssl_check_hostname"}
-        options |= {name: getattr(settings, name) for name in names}
+        names |= TLS_OPTIONS | {"ssl_check_hostname"}
+    options |= {name: getattr(settings, name) for name in names}
+    options |= {"db": settings.database, "socket_connect_timeout": settings.conn_timeout}
     if isinstance(settings.host, str):
-        kind = SSLConnection if settings.ssl else Connection
-        return PatientPool(kind, host=settings.host, port=settings.port, **options)
-    sentinels = Sentinel(
-        settings.host,
-        socket_timeout=settings.conn_timeout,
-        socket_connect_timeout=settings.conn_timeout,
-    )
-    kind = MasterSSLConnection if settings.ssl else MasterConnection
-    name = settings.sentinel_master
-    return MasterPool(name, sentinels, connection_class=kind, **options)  # type: ignore[no-untyped-call]
+        options |= {"unix_socket_path": settings.unix_socket_path}
+        client: Redis = Client(host=settings.host, port=settings.port, **options)
+    else:
+        client = Sentinel(settings.host).master_for(settings.sentinel_master, Client, **options)
+    return client.connection_pool
 
 
 def create_client(settings: RedisSettings) -> ArqRedis:
