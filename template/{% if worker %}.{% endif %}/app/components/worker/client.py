@@ -27,7 +27,6 @@ from arq.connections import RedisSettings
 from arq.constants import abort_jobs_ss, in_progress_key_prefix, job_key_prefix
 from arq.jobs import Job
 from arq.utils import ms_to_datetime, timestamp_ms
-from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -53,6 +52,8 @@ from app.services.malformed import discard_malformed
 
 # How often the server is asked for jobs to abort; `_poll_iteration` asks in each poll.
 ABORT_INTERVAL_SECONDS = 0.4
+# What it asks with, beside the queue, and how its question about aborts begins.
+_POLL = {"min", "max", "start", "num"}
 _ABORTS = ("ZRANGE", abort_jobs_ss)
 # What watches the queues, by arq's names: a backlog must not hold it up.
 AHEAD = ("cron:watch_health", "send_alert", "cron:sweep_dead_letters")
@@ -68,26 +69,19 @@ class WorkerRedis(Client):
 
     def __init__(self, server: RedisSettings, queue_name: str, max_jobs: int) -> None:
         """Take the server, the worker's queue, and how many jobs it runs at a time."""
-        self._server = server
         self.max_jobs = max_jobs
         # By the clock of the event loop, which cannot be set.
         self.aborts_known_until = 0.0
         # The ids of runs of cron jobs that the server has not taken, which arq takes for taken ids.
         self.refused: set[str] = set()
+        patience = Patience(PATIENCE_SECONDS)
         super().__init__(
-            self._make_pool(),
+            connection_pool(server, retry=patience, retry_on_error=list(PASSING_ERRORS)),
             default_queue_name=queue_name,
             job_serializer=serialize,
             job_deserializer=deserialize,
         )
         self._make_connections()
-
-    def _make_pool(self) -> ConnectionPool:
-        return connection_pool(
-            self._server,
-            retry=Patience(PATIENCE_SECONDS),
-            retry_on_error=list(PASSING_ERRORS),
-        )
 
     def _make_connections(self) -> None:
         self.shared = SharedConnection(self._connection())
@@ -113,8 +107,7 @@ class WorkerRedis(Client):
         await self.claims.close()
         await self.shared.close()
         await self.connection_pool.disconnect()
-        # The lock of the old one may belong to this event loop.
-        self.connection_pool = self._make_pool()
+        self.set_retry(Patience(PATIENCE_SECONDS))
         self._make_connections()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -139,12 +132,7 @@ class WorkerRedis(Client):
 
     async def zrangebyscore(self, *args: Any, **kwargs: Any) -> Any:
         """Lock the jobs that the worker has free slots for, where `_poll_iteration` asks."""
-        is_poll = args == (self.default_queue_name,) and set(kwargs) == {
-            "min",
-            "max",
-            "start",
-            "num",
-        }
+        is_poll = args == (self.default_queue_name,) and kwargs.keys() == _POLL
         if is_poll and self.claims.belong_to_this_task():
             job_ids = await self.claims.poll(kwargs["start"], kwargs["num"])
             # Jobs that are locked are to start without a pause.
