@@ -9,9 +9,8 @@ from arq.connections import ArqRedis
 
 from app.cli.client import with_client
 from app.cli.output import AsJson, print_job, print_jobs, print_json
-from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name
+from app.components.worker.enqueue_by_name import describe_tasks, enqueue_by_name, read_texts
 from app.components.worker.lookup import find_task
-from app.components.worker.texts import read_texts
 from app.core.config import WORKER_QUEUES
 from app.core.log import escape
 from app.services import job_lookup

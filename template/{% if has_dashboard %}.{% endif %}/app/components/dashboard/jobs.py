@@ -7,9 +7,13 @@ from fastapi import HTTPException, Request, Response
 
 from app.components.dashboard.pages import read_form, redirect, render
 from app.components.dashboard.session import audit
-from app.components.worker.enqueue_by_name import TaskDescription, describe_tasks, enqueue_by_name
+from app.components.worker.enqueue_by_name import (
+    TaskDescription,
+    describe_tasks,
+    enqueue_by_name,
+    read_texts,
+)
 from app.components.worker.lookup import find_task
-from app.components.worker.texts import read_texts
 from app.services import job_lookup
 from app.services.job_list import list_jobs
 from app.services.jobs import InvalidJobError, Job, JobState

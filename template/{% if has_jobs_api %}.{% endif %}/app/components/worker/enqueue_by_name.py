@@ -1,13 +1,14 @@
 """Enqueue jobs by name, for callers outside Python; and tell them which tasks there are."""
 
 import inspect
+import json
 from typing import Any
 
 from arq.connections import ArqRedis
 from arq.utils import timestamp_ms
 from pydantic import BaseModel, TypeAdapter
 
-from app.components.worker.arguments import convert, signature_of, types_of
+from app.components.worker.arguments import Task, convert, signature_of, types_of
 from app.components.worker.enqueue import Options, send_job
 from app.components.worker.lookup import find_task, list_tasks
 from app.core import keys
@@ -83,6 +84,28 @@ async def enqueue_by_name(
         enqueued=to_time(now),
         due=to_time(now + delay * 1000),
     )
+
+
+def read_texts(task: Task, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Parse as JSON each typed text that the task does not take as text.
+
+    Raises:
+        InvalidJobError: The task does not take one of them either way.
+        TooLargeError: Together they are larger than `MAX_ARGUMENTS_BYTES`.
+    """
+    while True:
+        try:
+            convert(task, args, kwargs)
+            return
+        except InvalidJobError as error:
+            kind, _, name = error.parameter.partition(".")
+            values: Any = args if kind == "args" else kwargs
+            at = int(name) if name.isdecimal() else name
+            try:
+                values[at] = json.loads(values[at])
+            except (LookupError, RecursionError, TypeError, ValueError):
+                # It is missing, was parsed already, or is not JSON.
+                raise error from None
 
 
 def describe_tasks() -> list[TaskDescription]:
