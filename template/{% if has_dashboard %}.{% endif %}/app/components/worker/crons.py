@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import uuid4
 
 from arq.connections import ArqRedis
-from arq.constants import job_key_prefix, result_key_prefix
 from arq.cron import CronJob
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.components.worker import queues
+from app.components.worker.enqueue import send_job
 from app.core.config import WORKER_QUEUES
 from app.services.jobs import JobNotFoundError
 from app.services.rates import read_crons
@@ -44,16 +42,13 @@ async def run_cron(redis: ArqRedis, name: str) -> str:
 
     Raises:
         JobNotFoundError: There is no such cron job.
+        MemoryFullError: Redis has no memory left for new jobs.
         redis.exceptions.ConnectionError: The connection was lost, and the job is not queued.
     """
     if name not in (crons := _find_crons()):
         raise JobNotFoundError(f"There is no cron job {name!r}.")
     _, queue = crons[name]
-    job_id, queue_name = uuid4().hex, WORKER_QUEUES[queue]["queue_name"]
-    job = await redis.enqueue_job(name, _job_id=job_id, _queue_name=queue_name)
-    # When the connection is lost, arq returns None, as for an id that is taken.
-    if not job and not await redis.exists(job_key_prefix + job_id, result_key_prefix + job_id):
-        raise RedisConnectionError("the connection was lost before the job was queued")
+    await send_job(redis, WORKER_QUEUES[queue]["queue_name"], name, (), {}, {})
     return queue
 
 
