@@ -23,7 +23,6 @@ from app.core.secret_files import read_secret_file
 
 # For a connection, and for each reply.
 TIMEOUT_SECONDS = 3
-MAX_READ_BYTES = 65_536
 
 
 def main(arguments: list[str]) -> int:
@@ -66,7 +65,13 @@ def ask_server(*words: str) -> object:
         OSError: The server cannot be reached.
         ValueError: The settings are wrong, or the server refuses the login.
     """
-    server = find_server()
+    url = read_secret_file("REDIS_URL") or os.environ.get("REDIS_URL")
+    if not url:
+        # It is in `.env` or the default: a developer's machine, where this may take its time.
+        from app.core.config import settings
+
+        url = settings.REDIS_URL
+    server = parse_url(url, read_secret_file("REDIS_PASSWORD"))
     if isinstance(server.host, list):
         server.host, server.port = find_master(server.host, server.sentinel_master)
     with connect(server) as connection:
@@ -76,21 +81,6 @@ def ask_server(*words: str) -> object:
         if server.database:
             ask(connection, "SELECT", str(server.database))
         return ask(connection, *words)
-
-
-def find_server() -> Server:
-    """Return the server of the settings.
-
-    Raises:
-        ValueError: REDIS_URL is wrong, or a file of a secret cannot be read.
-    """
-    url = read_secret_file("REDIS_URL") or os.environ.get("REDIS_URL")
-    if not url:
-        # It is in `.env` or the default: a developer's machine, where this may take its time.
-        from app.core.config import settings
-
-        url = settings.REDIS_URL
-    return parse_url(url, read_secret_file("REDIS_PASSWORD"))
 
 
 def find_master(sentinels: list[tuple[str, int]], name: str) -> tuple[str, int]:
@@ -142,7 +132,7 @@ def ask(connection: socket.socket, *words: str) -> object:
     connection.sendall(hiredis.pack_command(words))  # type: ignore[arg-type] # its hint is wrong
     reader = hiredis.Reader(protocolError=ConnectionError, encoding="utf-8", errors="replace")
     while (reply := reader.gets()) is False:
-        data = connection.recv(MAX_READ_BYTES)
+        data = connection.recv(65_536)
         if not data:
             raise ConnectionError("it has closed the connection")
         reader.feed(data)
