@@ -73,7 +73,7 @@ def _reason_against(directory: Path) -> str | None:
         folder = directory.relative_to(_PROJECT).parts[0].lower()
         if folder in _FOLDERS_OF_THE_PROJECT or folder.startswith("."):
             return f"is inside the project's {folder}"
-    if not inside_project and (reason := _reason_outside(directory, home)):
+    elif reason := _reason_outside(directory, home):
         return reason
     if ".git" in directory.parts:
         return "is inside a Git repository's own files"

@@ -11,8 +11,6 @@ from typing import Any
 from arq.connections import ArqRedis
 from redis.asyncio.client import Pipeline
 
-DIRECTORY = Path(__file__).with_name("lua")
-
 
 async def run_script(
     redis: ArqRedis, name: str, keys: Sequence[str | bytes], arguments: Sequence[Any] = ()
@@ -34,4 +32,4 @@ def queue_script(
 @cache
 def read_script(name: str) -> str:
     """Return the text of a script."""
-    return (DIRECTORY / f"{name}.lua").read_text()
+    return (Path(__file__).with_name("lua") / f"{name}.lua").read_text()

@@ -223,7 +223,9 @@ class Claims:
                 )
             except ResponseError as error:
                 # A server that is full, for example, refuses locks.
-                self._warn(error)
+                if str(error) != self._last_refusal:
+                    log.warning("Redis refuses to lock jobs", error=str(error))
+                self._last_refusal = str(error)
                 self.found_malformed |= "WRONGTYPE" in str(error)
                 if isinstance(error, PASSING_ERRORS):
                     # It may be a replica by now: the address may lead to another one.
@@ -256,11 +258,6 @@ class Claims:
         if is_new:
             self._look_again = 0
         return self._parse(jobs)
-
-    def _warn(self, error: ResponseError) -> None:
-        if str(error) != self._last_refusal:
-            log.warning("Redis refuses to lock jobs", error=str(error))
-        self._last_refusal = str(error)
 
     def _parse(self, jobs: list[list[Any]]) -> list[Claim]:
         claims = []
