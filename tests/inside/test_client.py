@@ -180,7 +180,8 @@ async def test_one_idle_worker_wakes_for_all(redis: ArqRedis, endless_wait: None
         command: Any = redis.execute_command
         named_until = await command("PEXPIRETIME", LISTENER)
         for number in range(20):
-            await redis.pexpire(HEARTBEAT, 1000)
+            # Short enough to be renewed, long enough for a busy machine.
+            await redis.pexpire(HEARTBEAT, 2400)
             await (await send(redis, "note", number)).result(timeout=20, poll_delay=0.01)
         # One for the heartbeat, for each job that comes, and for each that ends, instead of four.
         assert await count_claims() < before + 4 + 4 * 20
