@@ -39,6 +39,8 @@ BAD_ANSWERS = {
     "locked package": ({"project_slug": "click"}, 'the project uses it: add "-app"'),
     "shell": ({"project_slug": "echo"}, 'the shell has it: append "-app"'),
     "command of the documentation": ({"project_slug": "make"}, 'the project uses it: add "-app"'),
+    "namespace of Kubernetes": ({"project_slug": "kube-system"}, 'Kubernetes has it: prepend "my-"'),
+    "namespace that is always there": ({"project_slug": "default"}, 'Kubernetes has it: prepend "my-"'),
     "own package": ({"project_slug": "app"}, 'the project uses it: add "-app"'),
     "two-line description": ({"project_description": "a\nb"}, "one line, at most 500 chars"),
     "long description": ({"project_description": "a" * 501}, "one line, at most 500 chars"),
@@ -128,6 +130,10 @@ SLUGS = {
     "Token": "token-app",
     "click": "click-app",
     "Echo!": "echo-app",
+    "Default": "my-default",
+    "Kube System": "my-kube-system",
+    "Kube " + "a" * 55: "my-kube",
+    "Kubernetes": "kubernetes",
     "word " * 15 + "end": "-".join(["word"] * 12),
     "a" * 70: "a" * 60,
     "a" * 60 + " b": "a" * 60,
@@ -317,6 +323,8 @@ def test_a_reserved_slug_is_refused_with_its_remedy(terminal: Terminal) -> None:
         for name in sorted(reserved.read()[kind], key=len)[-3:]:
             terminal.answer("project_slug", name)
             terminal.wait_for(f"'project_slug': {remedy}")
+    terminal.answer("project_slug", "kube-system")
+    terminal.wait_for("'project_slug': Kubernetes has it: prepend \"my-\"")
 
 
 def test_a_project_without_workers_is_asked_no_more(terminal: Terminal, tmp_path: Path) -> None:

@@ -236,6 +236,28 @@ def test_an_owned_project_of_every_release_is_updated(
     assert unnoted(found, version) == set()
 
 
+# What 0.3.0 accepted, and a new project is refused.
+KEPT = {
+    "project_name": "Jobs\u2028",
+    "project_slug": "jobs",
+    "project_description": "Runs\u2028jobs",
+    "author_name": "A.\u2028B.",
+    "author_email": "a..b@example.com",
+}
+
+
+def test_an_update_keeps_what_is_refused_now(history: Path, tmp_path: Path) -> None:
+    project = harness.render(history, tmp_path / "project", KEPT, "v0.3.0")
+    harness.commit_all(project, "Render")
+    with pytest.raises(ValueError, match="the project uses it"):
+        update(project, {"project_slug": "limits"})
+    # The second update renders what the first has kept anew, to compare with it.
+    for times in ("once", "twice"):
+        update(project)
+        assert KEPT.items() <= answers_of(project).items()
+        harness.commit_all(project, f"Update {times}")
+
+
 def unnoted(names: Iterable[str], version: str) -> set[str]:
     """Return the files that no note since a release names."""
     notes = releases.read_notes()
