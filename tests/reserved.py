@@ -20,7 +20,15 @@ HEADING = """\
 # `python -m tests.reserved PROJECT` adds to this table, for a project that is installed.
 """
 # What the project's own files and documentation call: the environment's commands come first in the PATH.
-CALLED = {"bash", "cp", "curl", "docker", "env", "git", "grep", "kubectl", "make", "ps", "sed", "sh", "tail"}
+# `called_by` finds it; these are what it cannot find, or what a machine that runs the tests may lack.
+CALLED = {
+    *("bash", "cat", "copier", "curl", "docker", "env", "git", "kind", "kubectl", "make", "openssl"),
+    *("pip-audit", "pre-commit", "promtool", "ps", "redis-cli", "sh", "tail", "uv-build", "uvx"),
+    *("valkey-cli", "valkey-server"),
+}
+# A word where a shell, a Makefile, a Dockerfile or a list in YAML takes it for a command.
+BEFORE = r'^[ \t]*@?|(?:&&|\$\(|[`|;]) *|RUN |run: |\["?|-c "?'
+COMMAND = re.compile(rf'(?m)(?:{BEFORE})([a-z][a-z0-9-]*)(?=[ ;,)"\n])')
 # How a shell lists the words that it takes for itself.
 SHELLS = {"bash": "compgen -bk", "zsh": "print -l ${(k)builtins} ${(k)reswords}"}
 
@@ -46,12 +54,27 @@ def in_shells() -> set[str]:
     return {word for words in listed for word in words if re.fullmatch("[a-z][a-z0-9-]*", word)}
 
 
+def called_by(project: Path) -> set[str]:
+    """Return the commands of this machine that a project's files and documentation call."""
+    words = set[str]()
+    for name, content in harness.tree(project).items():
+        if name.endswith(".md"):
+            shown = re.findall(r"(?s)```bash\n.*?```|`[^`\n]+`", content.decode())
+        elif name.endswith(".py"):
+            # A line for the shell that uses a variable of it.
+            shown = re.findall(r'"[^"\n]*\$[^"\n]*"', content.decode())
+        else:
+            shown = [content.decode()] if name.endswith(("file", ".yml", ".yaml")) else []
+        words.update(word for text in shown for word in COMMAND.findall(text))
+    return {word for word in words if shutil.which(word)}
+
+
 def in_project(project: Path) -> set[str]:
     """Return what an installed project locks, the commands in its environment, and those that it calls."""
     lock = tomllib.loads((project / "uv.lock").read_text())
     own = yaml.safe_load((project / ".copier-answers.yml").read_text())["project_slug"]
     commands = {path.name for path in (project / ".venv/bin").iterdir()}
-    names = {package["name"] for package in lock["package"]} | commands | CALLED
+    names = {package["name"] for package in lock["package"]} | commands | CALLED | called_by(project)
     return {name for name in names if re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", name)} - {own}
 
 

@@ -196,6 +196,15 @@ def test_no_slug_hides_what_the_project_locks(installed: Callable[[str], Path]) 
     assert not missing, "run `python -m tests.reserved PROJECT` on an installed project"
 
 
+def test_no_slug_hides_a_command_that_the_project_calls(template: Path, tmp_path: Path) -> None:
+    answers = harness.variant("full") | {"deployment": ["swarm", "kubernetes"]}
+    called = reserved.called_by(harness.render(template, tmp_path / "project", answers))
+    # A Makefile, Python, a manifest, a Dockerfile and a page each have one of these.
+    assert {"expand", "kill", "sleep", "rm", "head"} <= called
+    missing = (called | reserved.CALLED) - set().union(*reserved.read().values())
+    assert not missing, "run `python -m tests.reserved PROJECT` on an installed project"
+
+
 @pytest.mark.parametrize("name", ["null", "no", "on"])
 def test_a_slug_that_yaml_knows_stays_a_name(template: Path, tmp_path: Path, name: str) -> None:
     answers = {"project_slug": name, "deployment": ["kubernetes"]}
