@@ -1,11 +1,13 @@
 """The questions: each explains itself, has a default, and refuses a bad answer with a way out."""
 
+import html
 import re
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pexpect
 import pyte
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 from tests import harness, reserved
 
@@ -141,20 +144,20 @@ SLUGS = {
 
 
 @cache
-def slug_template() -> jinja2.Template:
-    """Return the default of `project_slug`, compiled."""
+def compiled(text: str) -> jinja2.Template:
+    """Return a text of copier.yml, compiled as Copier does it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(harness.ROOT),
         extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - it writes no HTML, as Copier's does not
     )
-    return environment.from_string(harness.QUESTIONS["project_slug"]["default"])
+    return environment.from_string(text)
 
 
 def slug(name: str) -> str:
     """Return the default slug of a name, as copier.yml computes it."""
-    return slug_template().render(project_name=name)
+    return compiled(harness.QUESTIONS["project_slug"]["default"]).render(project_name=name)
 
 
 @pytest.mark.parametrize(("name", "expected"), SLUGS.items(), ids=map(ascii, SLUGS))
@@ -221,6 +224,40 @@ def test_an_address_is_written_as_it_is(template: Path, tmp_path: Path, address:
     project = harness.render(template, tmp_path / "project", {"author_email": address})
     about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     assert about["authors"] == [{"email": address}]
+
+
+# What means something to Markdown, within a line and at its start.
+SIGNS = [
+    "\\",
+    "`",
+    "*",
+    "_",
+    "~~",
+    "~~~",
+    "[",
+    "](x)",
+    "<",
+    "<b>",
+    "<!--",
+    "&reg;",
+    "&#35;",
+    "&",
+    "#",
+    "##",
+    "$",
+]
+STARTS = ["", "- ", "+ ", "* ", "> ", "1. ", "1) ", "# ", "#", "---", "- - -", "===", " " * 4, "[a]: ", "| a"]
+PAGE = "{% from 'extensions/naming.jinja' import markdown %}# {{ markdown(x) }}\n\n{{ markdown(x) }}\n\n---\n"
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_markdown_shows_a_text_as_it_is(sign: str) -> None:
+    parser = MarkdownIt("gfm-like", {"linkify": False})
+    for start, text in product(STARTS, ["a {} b", "{0}a{0} b", "a{0}b{0}c", "a {}", "{}", "{0} {0}"]):
+        text = (start + text.format(sign)).strip()
+        shown = html.escape(text, quote=False)
+        page = parser.render(compiled(PAGE).render(x=text))
+        assert page == f"<h1>{shown}</h1>\n<p>{shown}</p>\n<hr />\n"
 
 
 # --- Typed answers ----------------------------------------------------------------------------------------
