@@ -51,6 +51,9 @@ def list_questions() -> str:
         choices = question.get("choices", [])
         values = choices.values() if isinstance(choices, dict) else choices
         listed = ", ".join(f"`{value}`" for value in values)
+        if question.get("multiselect"):
+            # Copier takes nothing but a list in YAML, and shows a traceback otherwise.
+            listed += f", as a list: `-d '{name}=[{', '.join(values)}]'`"
         rows.append(f"| `{name}` | {shown} | {question['help']}{' ' if listed else ''}{listed} |")
     return "\n".join(rows) + "\n"
 

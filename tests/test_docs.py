@@ -4,6 +4,7 @@ The Docker commands are those of test_containers.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -184,18 +185,19 @@ def test_commands_of_the_own_readme_work(template: Path, tmp_path: Path) -> None
         harness.run(*command.split(), "--dry-run", cwd=harness.ROOT)
 
     def run_copier(command: str, cwd: Path) -> None:
-        _, _, *words = command.replace("gh:org/aegis", f"git+{template.as_uri()}").split()
+        _, _, *words = shlex.split(command.replace("gh:org/aegis", f"git+{template.as_uri()}"))
         harness.run(*harness.QUICK_COPIER, words[0], "--defaults", *words[1:], cwd=cwd)
 
     run_copier(copy, tmp_path)
     project = tmp_path / "my-app"
     updates = [others[2], *re.findall(r"`(uvx copier update [^`]+)`", text)]
-    assert len(updates) == 2
+    assert len(updates) == 3
     for update in updates:
         harness.commit_all(project, "Before the update")
         run_copier(update, project)
         assert harness.run(*others[3].split(), cwd=project).stdout == ""
     assert "  worker-media:" in (project / "docker-compose.yml").read_text()
+    assert {path.name for path in (project / "deploy").iterdir()} >= {"swarm", "kubernetes"}
 
 
 def shape(line: str) -> str:

@@ -34,6 +34,14 @@ def test_make_help_names_each_target(rendered: Callable[[str], Path], name: str)
     assert all(len(line) <= 80 for line in shown)
 
 
+def test_git_sees_an_owners_package(rendered: Callable[[str], Path], tmp_path: Path) -> None:
+    project = shutil.copytree(rendered("default"), tmp_path / "project")
+    harness.commit_all(project, "Render")
+    paths = [f"{folder}/{name}/x" for name in ("data", "build", "dist") for folder in ("app/services", ".")]
+    ignored = harness.run("git", "check-ignore", *paths, cwd=project).stdout.split()
+    assert ignored == ["./data/x", "./build/x", "./dist/x"]
+
+
 def test_dependabot_is_told_of_all(rendered: Callable[[str], Path]) -> None:
     kinds = {
         harness.ROOT: {"uv", "github-actions"},
