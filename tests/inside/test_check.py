@@ -146,12 +146,14 @@ def test_a_wrong_password_is_named_but_not_shown(urls: dict[str, tuple[str, str]
 
 def test_an_outage_fails_the_check_but_not_liveness() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent_url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
         for url in (
             "redis://127.0.0.1:1",
             "unix:///nowhere.sock",
             "rediss://127.0.0.1:1",
-            silent_url,
+            f"redis://{address}",
+            # Each of these takes a time-out, and a host name can take longer than a probe waits.
+            f"redis+sentinel://{','.join([address] * 4)}/main",
         ):
             for options, status in (((), 1), (("--live",), 0)):
                 began = time.monotonic()

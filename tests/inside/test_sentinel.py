@@ -154,6 +154,9 @@ async def test_workers_go_on_at_the_new_master(
             assert await stock.set("key", "value")
         assert (first.poll(), second.poll()) == (None, None)
         assert await asyncio.to_thread(check, cluster.url) == 0
+        # What replies with an error, here since it is no Sentinel, is passed over.
+        with_error = cluster.url.replace("@", f"@127.0.0.1:{cluster.replica_port},")
+        assert await asyncio.to_thread(check, with_error) == 0
     with Redis(port=cluster.replica_port, password=PASSWORD) as replica:
         assert replica.info("replication")["role"] == "master"
 

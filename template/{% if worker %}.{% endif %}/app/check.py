@@ -14,6 +14,7 @@ back.
 import os
 import socket
 import sys
+import threading
 
 import hiredis
 
@@ -23,6 +24,8 @@ from app.core.secret_files import read_secret_file
 
 # For a connection, and for each reply.
 TIMEOUT_SECONDS = 3
+# For all of them. The probes give it ten.
+MAX_SECONDS = 8
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +37,9 @@ def main(arguments: list[str]) -> int:
     name = arguments[-1]
     # A queue of another naming is given by its whole `queue_name`.
     queue_name = name if ":" in name else f"arq:queue:{name}"
+    # No time-out of a socket, and no signal, ends the look-up of a host name.
+    timer = threading.Timer(MAX_SECONDS, give_up, [0 if is_live else 1])
+    timer.start()
     try:
         report = ask_server("GET", keys.sentinel(queue_name))
         if is_live and not report:
@@ -49,8 +55,16 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(f"{escape(f'{name}: {report}')}\n")
             return 0
         line, is_live = f"{name}: no worker on this host has reported lately.", False
+    finally:
+        timer.cancel()
     sys.stderr.write(f"{escape(line)}\n")
     return 0 if is_live else 1
+
+
+def give_up(status: int) -> None:
+    """End this process, whatever it waits for."""
+    sys.stderr.write(f"Redis does not answer ({MAX_SECONDS} s): start it, or correct REDIS_URL.\n")
+    os._exit(status)
 
 
 def escape(text: str) -> str:
@@ -95,7 +109,7 @@ def find_master(sentinels: list[tuple[str, int]], name: str) -> tuple[str, int]:
                 match ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name):
                     case [str(host), str(port)]:
                         return host, int(port)
-        except OSError:
+        except (OSError, ValueError):
             continue
     raise OSError(f"no Sentinel knows the master {name!r}")
 
