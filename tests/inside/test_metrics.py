@@ -76,14 +76,17 @@ async def test_each_outcome_is_counted_once(
     queue = queue_of(*TASKS)
     for task in (succeed, succeed, fail, retry_once):
         await enqueue(redis, queue, task)
+    for name in ("succeed", "fail"):
+        await redis.enqueue_job(name, _job_id=f"{keys.BULK_PREFIX}{name}", _queue_name=QUEUE)
     await redis.enqueue_job("nowhere", _queue_name=QUEUE)
     await redis.zadd(QUEUE, {"lost": 1})
     await run_burst(queue)
     assert [jobs(name, "succeeded") for name in NAMES] == [2, 0, 1, 0]
     assert [jobs(name, "failed") for name in NAMES] == [0, 1, 0, 0]
     assert [jobs(name, "retried") for name in NAMES] == [0, 0, 1, 0]
+    assert [jobs(name, "bulk") for name in NAMES] == [1, 1, 0, 0]
     assert (jobs("unknown", "failed"), jobs("unknown", "expired")) == (1, 1)
-    assert [waits(name) for name in NAMES] == [2, 1, 2, 0]
+    assert [waits(name) for name in NAMES] == [3, 2, 2, 0]
 
     async with running(queue):
         job = await enqueue(redis, queue, wait)
@@ -223,7 +226,8 @@ async def test_a_scrape_of_much_is_few_commands(
     for start in range(0, 100_000, 10_000):
         ids = range(start, start + 10_000)
         await redis.zadd(name, {f"job-{number}": now - 100_000 + number for number in ids})
-    await redis.zadd(keys.LETTERS_BY_TIME, {f"job-{number}": number for number in range(10_000)})
+    await redis.zadd(keys.LETTERS_BY_TIME, {f"job-{number}": number for number in range(9_993)})
+    await redis.zadd(keys.LETTERS_BY_TIME, {f"new-{number}": now for number in range(7)})
     await api("GET", "/metrics")
     await redis.config_resetstat()
     begin = time.perf_counter()
@@ -236,4 +240,5 @@ async def test_a_scrape_of_much_is_few_commands(
     )
     assert 'arq_queue_jobs{queue="system",state="ready"} 100000.0' in text
     assert "arq_dead_letters 10000.0" in text
+    assert "arq_dead_letters_new 7.0" in text
     assert commands < 20 + 10 * len(WORKER_QUEUES)

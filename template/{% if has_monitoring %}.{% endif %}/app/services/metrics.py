@@ -23,12 +23,14 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from redis.asyncio.client import Pipeline
 
+from app.core import keys
 from app.core.serializer import Result
 from app.services.jobs import UNKNOWN_TASK, state_of
 from app.services.queues import QueueStatus, show_queue
 from app.services.rates import BUCKETS
 
-OUTCOMES = ("succeeded", "failed", "retried", "aborted", "expired")
+# `bulk` is a job of a load test, however it ended: it says nothing of how other jobs fare.
+OUTCOMES = ("succeeded", "failed", "retried", "aborted", "expired", "bulk")
 UNKNOWN = "unknown"
 # The upper ends of the buckets, in seconds and as Prometheus writes them: those of `rates`.
 SECONDS = tuple(end / 1000 for end in BUCKETS)
@@ -173,6 +175,8 @@ class RedisCollector(Collector):
 
     queues: Sequence[QueueStatus] | None = None
     letters: int = 0
+    # Those of the last ten minutes.
+    new_letters: int = 0
     # The used share of maxmemory; 0 without a limit.
     memory_ratio: float = 0
     # Whether each cron job did not run at its time.
@@ -207,6 +211,9 @@ class RedisCollector(Collector):
         yield from (jobs, oldest, workers, silent, missed)
         yield GaugeMetricFamily("arq_dead_letters", "Dead letters", self.letters)
         yield GaugeMetricFamily(
+            "arq_dead_letters_new", "Dead letters of the last ten minutes", self.new_letters
+        )
+        yield GaugeMetricFamily(
             "arq_redis_memory_ratio", "The used share of maxmemory", self.memory_ratio
         )
 
@@ -216,6 +223,8 @@ def _known(queue: str, task: str) -> str:
 
 
 def _outcome(data: dict[str, Any]) -> str:
+    if data["id"].startswith(keys.BULK_PREFIX):
+        return "bulk"
     # arq's words for a job whose bytes had expired; it does not know the task then.
     if data["f"] == UNKNOWN_TASK and str(data["r"]) == "job expired":
         return "expired"

@@ -14,6 +14,7 @@ from app.core.config import WORKER_QUEUES, settings
 from app.core.memory import memory_share
 from app.services import metrics
 from app.services.crons import find_missed, list_runs
+from app.services.job_checks import count_new_letters
 from app.services.jobs import or_empty
 from app.services.queues import list_queues
 
@@ -43,6 +44,7 @@ async def _read_state(redis: Redis) -> metrics.RedisCollector:
         queues=await list_queues(redis),
         # A key of another type, which another program has written, holds none.
         letters=await or_empty(redis.zcard(keys.LETTERS_BY_TIME), 0),
+        new_letters=await count_new_letters(redis),
         memory_ratio=await memory_share(redis),
         missed_crons={run.name: run.name in missed for run in await list_runs(redis)},
     )
