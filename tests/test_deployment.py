@@ -63,6 +63,8 @@ def test_the_stack_runs_what_compose_runs(project: Callable[..., Path], name: st
                 # Swarm replaces what is unhealthy.
                 *command, queue = check["test"]
                 check |= {"test": [*command, "--live", queue]}
+            else:
+                check |= {"test": [word.replace("/readyz", "/livez") for word in check["test"]]}
             assert one["healthcheck"] == check, service
             secrets = SECRETS | ({"API_KEY_FILE": "/run/secrets/api_key"} if service == "webserver" else {})
             files = {name: path for name, path in one["environment"].items() if name.endswith("_FILE")}
@@ -73,6 +75,33 @@ def test_the_stack_runs_what_compose_runs(project: Callable[..., Path], name: st
             assert one["deploy"]["update_config"]["order"] == "start-first", service
         # Only the web server can be reached from outside.
         assert ("ports" in one) == (service == "webserver"), service
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("default", "docker-compose.yml"),
+        ("no-worker", "docker-compose.yml"),
+        ("default", "deploy/swarm/docker-stack.yml"),
+    ],
+)
+def test_a_web_server_has_time_to_stop(project: Callable[..., Path], name: str, path: str) -> None:
+    target = project(name, "swarm")
+    (grace,) = re.findall(r"(?m)^GRACE_SECONDS = (\d+)$", (target / "app/cli/serve.py").read_text())
+    assert int(load(target / path)["webserver"]["stop_grace_period"].removesuffix("s")) >= int(grace) + 5
+
+
+def test_the_longest_slug_makes_names_that_swarm_takes(template: Path, tmp_path: Path) -> None:
+    slug = f"{'a' * 39}-{'b' * 20}"
+    answers = harness.variant("full") | {"project_slug": slug, "deployment": ["swarm"]}
+    folder = harness.render(template, tmp_path / "project", answers) / "deploy/swarm"
+    services = load(folder / "docker-stack.yml")
+    for path in folder.iterdir():
+        text = path.read_text()
+        (stack,) = re.findall(r"(?m)docker-stack\.yml ([a-z-]+[a-z])$", text)
+        assert max(len(f"{stack}_{service}") for service in services) <= 63
+        assert f"{slug}_" not in text
+        assert f"{slug} " not in text
 
 
 def test_no_secret_reaches_a_service_that_has_no_use_for_it(project: Callable[..., Path]) -> None:

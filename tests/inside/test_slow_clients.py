@@ -18,11 +18,12 @@ KEY = b"X-API-Key: " + API_KEY.encode() + b"\r\n"
 
 
 @asynccontextmanager
-async def server() -> AsyncIterator[int]:
+async def server(limit: int | None = None) -> AsyncIterator[int]:
     config = uvicorn.Config(
         app,
         port=0,
         http=protocol.DeadlineProtocol,
+        limit_concurrency=limit,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_config=None,
     )
@@ -89,4 +90,16 @@ async def test_a_request_in_pieces_is_served(redis: ArqRedis) -> None:
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0)
             assert (await reader.readuntil(b'"pass"}')).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+async def test_a_busy_server_is_alive_but_not_ready(redis: ArqRedis) -> None:
+    async def get(path: bytes) -> bytes:
+        head = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        return (await talk(port, b"GET " + path + head)).split()[1]
+
+    async with server(limit=2) as port:
+        assert [await get(path) for path in (b"/livez", b"/readyz")] == [b"200", b"200"]
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert [await get(path) for path in (b"/livez", b"/readyz")] == [b"200", b"503"]
         writer.close()

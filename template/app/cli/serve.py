@@ -12,7 +12,8 @@ from app.components.backend.protocol import DeadlineProtocol
 from app.core.config import find_unread_names, settings
 from app.core.log import configure_logging
 
-# A connection holds up to 64 KB of a body that has not been read. More clients get a 503.
+# A connection holds up to 64 KB of a body that has not been read. More clients get a 503, except
+# for /livez.
 MAX_CONNECTIONS = 500
 # How long a connection may wait for its next request.
 KEEP_ALIVE_SECONDS = 5

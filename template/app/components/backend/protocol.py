@@ -1,4 +1,7 @@
-"""uvicorn's HTTP protocol with a deadline for requests that do not come to an end."""
+"""uvicorn's HTTP protocol with a deadline for requests that do not come to an end.
+
+Above the limit of connections it still replies to the liveness probe.
+"""
 
 import asyncio
 from typing import Any
@@ -17,6 +20,18 @@ class DeadlineProtocol(H11Protocol):
     """
 
     deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def limit_concurrency(self) -> int | None:
+        """Return the limit for the request that has just come: uvicorn asks once per request.
+
+        A busy server is alive: an engine that restarts it leaves its load to the others.
+        """
+        return None if self.scope["path"] == "/livez" else self.config.limit_concurrency
+
+    @limit_concurrency.setter
+    def limit_concurrency(self, _: int | None) -> None:
+        """Take what uvicorn sets, which is what the configuration says."""
 
     def connection_made(self, transport: Any) -> None:
         """Expect a request."""
