@@ -263,6 +263,10 @@ def test_scaling_asks_for_each_queue(build: Callable[..., Manifests]) -> None:
         ]
         assert metadata[0]["targetValue"] == str(known["max_jobs"])
         assert int(metadata[1]["targetValue"]) < known["max_jobs"]
+        # Running jobs stay in the queue: each poll looks past those of all replicas, and as many again.
+        (module,) = (harness.ROOT / "template").glob(f"*/app/components/worker/queues/{queue}.py.jinja")
+        (limit,) = re.findall(r"queue_read_limit = (\d+)", module.read_text())
+        assert int(limit) >= 2 * spec["maxReplicaCount"] * known["max_jobs"]
 
 
 def test_metrics_are_served_to_the_operator_alone(template: Path, tmp_path: Path) -> None:
