@@ -1,5 +1,6 @@
 """Workflows, Dockerfiles and compose files, as their own linters see them; none of them needs the network."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,8 @@ def test_rendered_files(rendered: Callable[[str], Path], tmp_path: Path, name: s
     project = rendered(name)
     lint_workflow(project / WORKFLOW, project)
     harness.run("hadolint", "Dockerfile", cwd=project)
+    # Dependabot reads the images of FROM only.
+    assert not re.findall(r"--from=\S*[/:]", (project / "Dockerfile").read_text())
     command = ("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
     harness.run(*command, cwd=project)
 
