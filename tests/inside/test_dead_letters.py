@@ -59,15 +59,15 @@ async def try_for_ever(ctx: dict[str, Any]) -> None:
     raise Retry
 
 
-async def return_a_class(ctx: dict[str, Any]) -> object:
-    return ArqRedis
+async def return_a_set(ctx: dict[str, Any]) -> object:
+    return {1}
 
 
 TASKS = (
     fail_once,
     func(sleep, timeout=0.01),
     func(try_for_ever, max_tries=2),
-    return_a_class,
+    return_a_set,
 )
 WorkerSettings = queue_of(*TASKS)
 # It writes results and no letters.
@@ -89,7 +89,11 @@ async def letters(redis: ArqRedis) -> list[Job]:
         ("sleep", "TimeoutError"),
         ("try_for_ever", "JobExecutionFailed: max 2 retries exceeded"),
         ("missing", "JobExecutionFailed: function 'missing' not found"),
-        ("return_a_class", "unable to serialize result"),
+        (
+            "return_a_set",
+            "SerializationError: unable to serialize result: "
+            "a job cannot carry set: send a list, and declare one",
+        ),
     ],
 )
 @pytest.mark.parametrize("worker", [WorkerSettings, KilledTooEarly])

@@ -15,7 +15,14 @@ from app.core import keys
 from app.core.redis import create_client, redis_settings
 from app.core.serializer import Result
 from app.services import dead_letters
-from app.services.dead_letters import Filter, Selection, list_letters, purge, requeue
+from app.services.dead_letters import (
+    Filter,
+    Selection,
+    list_letters,
+    load_letter,
+    purge,
+    requeue,
+)
 from tests.support import QUEUE, queue_of, run_burst
 
 
@@ -24,6 +31,13 @@ async def echo(ctx: dict[str, Any], word: str) -> str:
 
 
 async def fail(ctx: dict[str, Any], text: str = "") -> None:
+    raise ValueError("no")
+
+
+async def change(ctx: dict[str, Any], numbers: list[int], options: dict[str, Any]) -> None:
+    """Change the arguments; the second cannot be written any more."""
+    numbers.pop()
+    options["when"] = {1, 2}
     raise ValueError("no")
 
 
@@ -57,6 +71,14 @@ async def test_a_letter_waits_for_its_result(redis: ArqRedis) -> None:
     assert (await requeue(redis, Selection(all=True), lambda *_: None)).requeued == 1
     await flush(redis)
     assert await letter_ids(redis) == []
+
+
+async def test_a_letter_has_the_arguments_that_were_sent(redis: ArqRedis) -> None:
+    sent = ([1, 2], {"a": 1})
+    await redis.enqueue_job("change", *sent, _job_id="one", _queue_name=QUEUE)
+    await run_burst(queue_of(change))
+    letter = await load_letter(redis, "one")
+    assert (letter.args, letter.error) == (list(sent), "ValueError: no")
 
 
 async def test_a_result_that_never_comes_is_given_up(redis: ArqRedis) -> None:

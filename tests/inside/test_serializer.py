@@ -2,6 +2,8 @@
 
 import asyncio
 import pickle
+from datetime import datetime, timedelta, timezone
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
+class Level(IntEnum):
+    LOW = 1
+
+
 async def fail(ctx: dict[str, Any]) -> None:
     raise KeyError("lost")
 
@@ -35,6 +41,14 @@ def test_an_exception_comes_back_as_data() -> None:
     error = deserialize(serialize({"r": ValueError("no such thing")}))["r"]
     assert isinstance(error, TaskError)
     assert str(error) == "ValueError: no such thing"
+
+
+@pytest.mark.parametrize(
+    "value", [datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))), {(1, Level.LOW): 1}]
+)
+def test_what_could_not_be_read_back_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"out of range|unhashable"):
+        serialize({"s": True, "r": value})
 
 
 def test_arq_still_recognizes_an_aborted_job() -> None:
