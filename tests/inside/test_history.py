@@ -1,6 +1,7 @@
 """The history and the rates: the jobs that ended lately, and how many per minute."""
 
 import asyncio
+import time
 from typing import Any
 
 import msgpack
@@ -15,6 +16,7 @@ from app.components.worker import results
 from app.core import keys
 from app.core.serializer import serialize
 from app.services import history
+from app.services.dead_letters import Filter, Selection, list_letters, purge, sweep
 from app.services.job_list import list_jobs
 from app.services.rates import (
     BUCKETS,
@@ -91,6 +93,20 @@ async def test_a_burst_keeps_its_failures(redis: ArqRedis, monkeypatch: pytest.M
     jobs = await list_jobs(redis)
     assert len(jobs) == 2
     assert "raise-0" in {job.id for job in jobs}
+
+
+async def test_a_host_whose_clock_is_ahead_deletes_nothing(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(redis, "raise")
+    ended = await list_jobs(redis)
+    monkeypatch.setattr("arq.utils.time", lambda: time.time() + 40 * 24 * 3600)
+    await run(redis, "return", "raise")
+    assert await sweep(redis) == 0
+    assert await purge(redis, Selection(older_than_seconds=3600)) == 0
+    letters = await list_letters(redis, Filter(), 9)
+    assert {letter.id for letter in letters} == {"raise-0", "raise-1"}
+    assert (await list_jobs(redis))[-1:] == ended
 
 
 async def test_jobs_in_bulk_are_counted_but_not_listed(redis: ArqRedis) -> None:

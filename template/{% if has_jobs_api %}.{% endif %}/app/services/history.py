@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from arq.connections import ArqRedis
-from arq.utils import timestamp_ms
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio.client import Pipeline
 
 from app.core import keys
+from app.core.scripts import queue_script
 from app.core.serializer import Result, message_of
 from app.services.jobs import WATCH, JobSummary, add_outcome, add_sending, or_empty, state_of
 
@@ -40,7 +40,7 @@ def remember(results: Sequence[Result], pipe: Pipeline) -> None:
         newest_first = sorted(kept[:MAX_BATCH_JOBS], key=lambda result: -result.data["ft"])
         batch = BATCH.dump_json([_summarize(result.data) for result in newest_first])
         pipe.xadd(keys.HISTORY, {"jobs": batch}, maxlen=MAX_BATCHES)
-        pipe.xtrim(keys.HISTORY, minid=str(timestamp_ms() - MAX_AGE_MS))
+        queue_script(pipe, "trim_history", [keys.HISTORY], [MAX_AGE_MS])
 
 
 async def list_ended(

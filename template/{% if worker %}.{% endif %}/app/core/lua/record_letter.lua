@@ -7,7 +7,7 @@
 -- ARGV[1]  the id of the job
 -- ARGV[2]  SHA-1 of the result in hexadecimal
 -- ARGV[3]  the time of the failure, in milliseconds
--- ARGV[4]  letters older than this time go, in milliseconds
+-- ARGV[4]  letters of a greater age go, in milliseconds by the clock of Redis
 -- ARGV[5]  how many letters are kept; the oldest go
 -- ARGV[6]  how many bytes are kept; the oldest go
 --
@@ -22,8 +22,10 @@ if redis.sha1hex(result) ~= ARGV[2] then
     return 0
 end
 
+local limit = tonumber(ARGV[6])
 local bytes = tonumber(redis.call('GET', KEYS[3]))
-if not bytes then
+-- Another program may have written any number there, or what is none, such as NaN.
+if not bytes or not (bytes >= 0 and bytes <= limit) then
     bytes = 0
     for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
         bytes = bytes + redis.call('HSTRLEN', KEYS[1], id)
@@ -41,9 +43,11 @@ local function drop(ids)
         redis.call('ZREM', KEYS[2], id)
     end
 end
-drop(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[4], 'LIMIT', 0, 1000))
+local now = redis.call('TIME')
+local oldest_ms = now[1] * 1000 + now[2] / 1000 - ARGV[4]
+drop(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', oldest_ms, 'LIMIT', 0, 1000))
 drop(redis.call('ZRANGE', KEYS[2], 0, -1 - ARGV[5]))
-while bytes > tonumber(ARGV[6]) do
+while bytes > limit do
     local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)
     if #oldest == 0 then
         break
