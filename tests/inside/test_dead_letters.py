@@ -364,6 +364,16 @@ async def test_a_newer_success_is_not_run_again(redis: ArqRedis) -> None:
     assert len(await letters(redis)) == 1
 
 
+async def test_a_result_of_another_type_keeps_only_its_letter(redis: ArqRedis) -> None:
+    for job_id in ("one", "two"):
+        await send(redis, "fail_once", job_id, "Ada")
+    await run_burst(WorkerSettings)
+    await redis.delete(result_key_prefix + "two")
+    await redis.hset(result_key_prefix + "two", "a", "b")  # type: ignore[misc]
+    answer = await requeue(redis, ALL, check_job)
+    assert (answer.requeued, set(answer.refused)) == (1, {"two"})
+
+
 async def test_another_application_is_left_alone(redis: ArqRedis) -> None:
     theirs = {
         "pickle": pickle.dumps({"s": True}),

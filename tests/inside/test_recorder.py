@@ -140,6 +140,9 @@ async def test_letters_are_bounded_by_bytes(
     assert await letter_ids(redis) == ["5", "4"]
     # What is purged counts no longer.
     assert await purge(redis, Selection(ids=["5"])) == 1
-    await redis.enqueue_job("fail", "x" * 9000, _job_id="6", _queue_name=QUEUE)
-    await run_burst(queue_of(fail))
-    assert await letter_ids(redis) == ["6", "4"]
+    for number, wrong in enumerate((None, "inf", "nan", "-1e12", "25001"), 6):
+        if wrong:
+            await redis.set(keys.LETTERS_BYTES, wrong)
+        await redis.enqueue_job("fail", "x" * 9000, _job_id=str(number), _queue_name=QUEUE)
+        await run_burst(queue_of(fail))
+        assert await letter_ids(redis) == [str(number), str(number - 1 if wrong else 4)]

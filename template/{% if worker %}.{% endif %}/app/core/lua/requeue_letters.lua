@@ -16,7 +16,8 @@ for i = 3, #ARGV, 4 do
         table.insert(done, is_again and 1 or 0)
     elseif redis.call('EXISTS', job_key) == 1 then
         table.insert(done, -1)
-    elseif redis.call('EXISTS', result_key) == 1 and redis.call('GET', result_key) ~= letter then
+    elseif redis.call('EXISTS', result_key) == 1 and redis.pcall('GET', result_key) ~= letter then
+        -- A key of another type, which `GET` refuses, is not the letter either.
         table.insert(done, -2)
     else
         redis.call('ZADD', queue, ARGV[1], id)
