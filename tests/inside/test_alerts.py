@@ -128,12 +128,24 @@ async def test_a_worker_that_dies_before_it_tells_hides_nothing(redis: ArqRedis)
     assert first[0].job_id == again[0].job_id
 
 
-@pytest.mark.parametrize("text", [b"hello", b"[]", b"\xff", b'{"firing": true}', b'{"since": "x"}'])
+TIMES = ("NaN", "1e999", '"inf"', "1e300", "2e12", "-62135596801", "true", "[]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"hello", b"[]", b"\xff", b'{"firing": true}', b'{"since": "x"}', b'{"sent": NaN}']
+    + [
+        f'{{"firing": true, "{name}": {text}}}'.encode()
+        for name in ("since", "changed", "ended")
+        for text in TIMES
+    ],
+)
 async def test_a_bad_record_harms_nothing(redis: ArqRedis, text: bytes) -> None:
     await redis.hset(keys.ALERTS, "a", text)  # type: ignore[misc, arg-type]
     await read_since(redis)
-    await look(redis, a="broken")
-    assert ("a", "firing") in await look(redis, a="broken")
+    found = await look(redis, a="broken") + await look(redis, a="broken")
+    assert ("a", "firing") in found
+    assert set(await read_since(redis)) == {"a"}
     await redis.delete(keys.ALERTS)
     await redis.set(keys.ALERTS, "another program's")
     assert await look(redis, a="broken") == []

@@ -11,14 +11,19 @@
 local hold, quiet = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(redis.call('TIME')[1])
 local changes = {}
+-- Another program may have written the numbers: `cjson` cannot encode NaN, and Python shows no time
+-- after the year 9999.
+local function to_time(value)
+    value = tonumber(value)
+    if value and value >= 0 and value < 253402300800 then return value end
+end
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 for i = 3, #ARGV, 2 do
     local name, is_bad = ARGV[i], ARGV[i + 1] ~= ''
     local is_json, alert = pcall(cjson.decode, redis.call('HGET', KEYS[1], name) or '{}')
     if not is_json or type(alert) ~= 'table' then alert = {} end
-    local since, changed = tonumber(alert.since), tonumber(alert.changed)
-    local ended = tonumber(alert.ended)
-    local firing, sent = alert.firing == true and since ~= nil, alert.sent
+    local since, changed, ended = to_time(alert.since), to_time(alert.changed), to_time(alert.ended)
+    local firing, sent = alert.firing == true and since ~= nil, alert.sent ~= false
     if is_bad == firing then
         -- Nothing has changed, or what had begun to change did not last.
         changed = nil
@@ -31,7 +36,7 @@ for i = 3, #ARGV, 2 do
             changed = nil
         end
     end
-    if sent == false and since then
+    if not sent and since then
         table.insert(changes, name)
         table.insert(changes, string.format('%d', since))
         table.insert(changes, firing and 'firing' or 'resolved')
