@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 from arq import Retry
 from arq.connections import ArqRedis
-from opentelemetry import trace
+from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -160,6 +161,14 @@ async def test_one_trace_holds_the_request_its_job_and_its_retry(
     contexts = [span.get_span_context() for span in found]
     assert {f"{context.trace_id:032x}" for context in contexts if context} == {TRACE_ID}
     assert {"POST /jobs", "send load_test"} <= {span.name for span in found}
+
+
+async def test_without_a_propagator_a_job_is_sent_all_the_same(
+    redis: ArqRedis, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(propagate, "get_global_textmap", W3CBaggagePropagator)
+    job = await enqueue(redis, queue_of(succeed), succeed)
+    assert context_of(deserialize(await redis.get(f"arq:job:{job.job_id}"))) == {}
 
 
 async def test_a_failure_marks_its_span(redis: ArqRedis, spans: InMemorySpanExporter) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from opentelemetry import context, propagate, trace
 from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, StatusCode
 
-from app.core.serializer import carried, message_of
+from app.core.serializer import CONTEXT_NAMES, carried, message_of
 
 tracer = trace.get_tracer(__name__)
 
@@ -26,7 +26,9 @@ def trace_sending(queue: str, task: str, job_id: str) -> Iterator[None]:
     with _start("send", queue, task, job_id, SpanKind.PRODUCER) as span:
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(span))
-        token = carried.set({**(carried.get() or {}), "traceparent": carrier["traceparent"]})
+        # There is no traceparent where OpenTelemetry is switched off or has another propagator.
+        place = {name: carrier[name] for name in CONTEXT_NAMES if name in carrier}
+        token = carried.set({**(carried.get() or {}), **place})
         try:
             with trace.use_span(span, record_exception=False):
                 yield
