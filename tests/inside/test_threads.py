@@ -1,7 +1,8 @@
 """Blocking work in threads."""
 
-import sys
+import asyncio
 import threading
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -12,6 +13,10 @@ from app.components.worker.threads import in_thread
 
 def describe(word: str, *, loud: bool = False) -> tuple[str, bool, dict[str, Any], int]:
     return word, loud, structlog.contextvars.get_contextvars(), threading.get_ident()
+
+
+def throw(kind: type[BaseException]) -> None:
+    raise kind
 
 
 async def test_a_thread_keeps_the_log_context(ctx: dict[str, Any]) -> None:
@@ -26,6 +31,7 @@ async def test_an_error_in_a_thread_reaches_the_task(ctx: dict[str, Any]) -> Non
         await in_thread(ctx, divmod, 1, 0)
     with pytest.raises(RuntimeError, match="StopIteration"):
         await in_thread(ctx, next, iter(()))
-    # It would end the worker.
-    with pytest.raises(RuntimeError, match="SystemExit"):
-        await in_thread(ctx, sys.exit)
+    # These would end the worker, or have arq run the job again.
+    for kind in (SystemExit, GeneratorExit, BaseException, CancelledError, asyncio.CancelledError):
+        with pytest.raises(RuntimeError, match=kind.__name__):
+            await in_thread(ctx, throw, kind)
