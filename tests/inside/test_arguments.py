@@ -18,6 +18,7 @@ from arq.worker import create_worker
 from pydantic import BaseModel, Field, SecretStr
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import WatchError
+from typing_extensions import TypedDict
 
 from app.components.worker.arguments import convert
 from app.components.worker.enqueue import enqueue, enqueue_with
@@ -88,6 +89,22 @@ async def lax(
     return repr((number, one, price))
 
 
+class Row(TypedDict):
+    y: bool
+    x: Literal[0, 1]
+
+
+async def nested(
+    ctx: dict[str, Any],
+    ones: list[Literal[0, 1]] | None = None,
+    two: tuple[Literal[0, 1], Literal[0, 1]] | None = None,
+    table: dict[str, Row] | None = None,
+    named: dict[int, Literal[0, 1]] | None = None,
+    floats: list[list[float]] | None = None,
+) -> str:
+    return repr((ones, two, table, named, floats))
+
+
 async def queue_and_task(ctx: dict[str, Any], queue: str, task: str) -> str:
     return queue + task
 
@@ -122,6 +139,7 @@ WorkerSettings = queue_of(
     hidden,
     wrapped,
     lax,
+    nested,
     func(partial, name="partial"),
     func(flaky, max_tries=2),
     cron_jobs=(cron(flaky, name="cron:flaky", minute=0, keep_result=60),),
@@ -165,6 +183,12 @@ async def test_what_is_not_carried_is_refused(redis: ArqRedis, value: Any) -> No
         ("wrapped", [3], {}, 3),
         ("lax", [1, 2], {}, "(1.0, 2, Decimal('2'))"),
         ("lax", [], {"price": "1.10"}, "(1, 1, Decimal('1.10'))"),
+        (
+            "nested",
+            [[1, 0], [0, 1]],
+            {"table": {"a": {"x": 1, "y": False}}, "named": {"1": 0}, "floats": [[1]]},
+            "([1, 0], (0, 1), {'a': {'y': False, 'x': 1}}, {1: 0}, [[1.0]])",
+        ),
         ("partial", [], {"choice": "b"}, "(5, None, None, 'b')"),
     ],
 )
@@ -195,6 +219,12 @@ async def test_arguments_over_http(
         (lax, [True], {}, "args.0"),
         (lax, ["1"], {}, "args.0"),
         (lax, [1, True], {}, "args.1"),
+        (lax, [10**400], {}, "args.0"),
+        (nested, [[1, True]], {}, "args.0"),
+        (nested, [], {"two": [0, False]}, "kwargs.two"),
+        (nested, [], {"table": {"a": {"x": True, "y": False}}}, "kwargs.table"),
+        (nested, [], {"named": {"1": False}}, "kwargs.named"),
+        (nested, [], {"floats": [[-(10**400)]]}, "kwargs.floats"),
         (lax, [], {"price": True}, "kwargs.price"),
         (lax, [], {"flag": 1}, "kwargs.flag"),
         (lax, [], {"flag": "yes"}, "kwargs.flag"),

@@ -34,7 +34,8 @@ def try_again(
     """
     if ctx["job_try"] >= _max_tries(ctx):
         return error
-    wait = min(first * 2 ** (ctx["job_try"] - 1), most)
+    # A float that is doubled more than 1,024 times overflows.
+    wait = min(first * 2 ** min(ctx["job_try"] - 1, 32), most)
     # Half of the wait is jitter, so that the jobs of one outage do not all return at once.
     return Retry(defer=random.uniform(wait / 2, wait))  # noqa: S311 - nothing secret depends on it
 
