@@ -148,7 +148,7 @@ def _require_same(value: object, converted: object) -> None:
     In Python True equals 1, so that a Literal of one takes the other.
     """
     if isinstance(value, dict) and isinstance(converted, dict):
-        # Validation gives a TypedDict its own order, or keys other than text: then the order stays.
+        # A TypedDict comes out in its own order, keys that were converted in that of the value.
         is_same = value.keys() == converted.keys()
         others = [converted[name] for name in value] if is_same else converted.values()
         value, converted = list(value.values()), list(others)
