@@ -119,6 +119,24 @@ async def test_the_rate_holds_over_two_processes(
     assert not any(API_KEY.encode() in key for key in await redis.keys())
 
 
+@pytest.mark.parametrize("value", [["x"], "text", "1e999", str(2**63 - 1)])
+@pytest.mark.parametrize("expiry", [None, 10**6])
+async def test_a_counter_of_another_program_refuses_no_request(
+    redis: ArqRedis, api: Api, value: str | list[str], expiry: int | None
+) -> None:
+    await api("POST", "/jobs", json=BODY)
+    (counter,) = await redis.keys(f"{keys.RATE}*")
+    for name in (counter, counter + b"/-1"):
+        await redis.delete(name)
+        if isinstance(value, list):
+            await redis.lpush(name, *value)  # type: ignore[misc]
+        else:
+            await redis.set(name, value)
+        if expiry:
+            await redis.expire(name, expiry)
+    assert (await api("POST", "/jobs", json=BODY)).status_code == 422
+
+
 async def test_each_response_has_the_headers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.components.backend.api.jobs.list_queues", None)
     for path, status in (("/livez", 200), ("/none", 404), ("/queues", 500), ("/docs", 200)):
