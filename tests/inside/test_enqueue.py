@@ -8,7 +8,7 @@ from arq.connections import ArqRedis
 from arq.jobs import JobStatus
 from arq.worker import func
 
-from app.components.worker.enqueue import enqueue, enqueue_with
+from app.components.worker.enqueue import Options, enqueue, enqueue_with
 from tests.support import queue_of, run_burst
 
 NAIVE = datetime(2026, 1, 2)  # noqa: DTZ001 - without a time zone on purpose
@@ -50,6 +50,29 @@ async def test_a_job_can_wait(redis: ArqRedis) -> None:
     job = await enqueue_with(redis, WorkerSettings, {"_defer_by": later}, add, 1)
     assert job is not None
     assert await job.status() is JobStatus.deferred
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"_defer_until": datetime.fromtimestamp(0, UTC)},
+        {"_defer_until": datetime(2001, 1, 1)},  # noqa: DTZ001 - as arq takes it
+        {"_defer_by": timedelta(days=-30)},
+        {"_defer_by": -1e9},
+    ],
+)
+async def test_a_time_that_is_past_is_now(redis: ArqRedis, options: Options) -> None:
+    job = await enqueue_with(redis, WorkerSettings, options, add, 1)
+    assert job is not None
+    await run_burst(WorkerSettings)
+    assert await job.result(timeout=5) == 2
+
+
+@pytest.mark.parametrize("job_id", ["a\nb", "\x1b[2J", "\ud800"])
+async def test_an_id_that_cannot_be_printed_is_refused(redis: ArqRedis, job_id: str) -> None:
+    with pytest.raises(TypeError, match=r"add: the id '.*' has characters"):
+        await enqueue_with(redis, WorkerSettings, {"_job_id": job_id}, add, 1)
+    assert await redis.dbsize() == 0
 
 
 async def test_a_function_with_a_name_of_its_own_is_found(redis: ArqRedis) -> None:

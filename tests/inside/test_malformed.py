@@ -25,6 +25,7 @@ from app.services.job_lookup import find
 from app.services.load_test import list_runs
 from tests.conftest import Api
 from tests.inside import command
+from tests.inside.running import running
 from tests.support import QUEUE, queue_of, run_burst
 
 pytestmark = pytest.mark.usefixtures("own_queue")
@@ -222,3 +223,19 @@ async def test_a_time_that_is_none_is_no_end_of_the_worker(redis: ArqRedis, scor
     async with asyncio.timeout(20):
         await run_burst(WorkerSettings)
     assert (await find(redis, "good")).state == "succeeded"
+
+
+@pytest.mark.parametrize("pool", [WorkerSettings.redis_pool, None])
+async def test_a_job_that_is_due_at_zero_runs(redis: ArqRedis, pool: Any) -> None:
+    async def add(job_id: str) -> None:
+        await redis.set(job_key_prefix + job_id, serialize(JOB))
+        await redis.zadd(QUEUE, {job_id: 0})
+
+    await add("first")
+    async with asyncio.timeout(60), running(queue_of(work, redis_pool=pool)):
+        while (await find(redis, "first")).state != "succeeded":
+            await asyncio.sleep(0.01)
+        # With arq's own client it would wait for the next sweep.
+        await add("second")
+        while pool and (await find(redis, "second")).state != "succeeded":
+            await asyncio.sleep(0.01)

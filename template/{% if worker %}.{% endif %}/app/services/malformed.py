@@ -43,6 +43,9 @@ async def discard_malformed(redis: ArqRedis, queue_name: str) -> int:
         await redis.zrem(abort_jobs_ss, *aborts)
 
     jobs = await redis.zrange(queue_name, 0, MAX_JOBS - 1, withscores=True)
+    if at_zero := [job_id for job_id, score in jobs if score == 0]:
+        # arq takes this time for none, and never runs the job.
+        await redis.zadd(queue_name, dict.fromkeys(at_zero, 1), xx=True)
     malformed = {job_id for job_id, score in jobs if not _is_text(job_id) or math.isinf(score)}
     # These would be the last of the queue for ever.
     malformed.update(await redis.zrangebyscore(queue_name, "+inf", "+inf", 0, MAX_JOBS))

@@ -261,10 +261,12 @@ class Claims:
 
     def _parse(self, jobs: list[list[Any]]) -> list[Claim]:
         claims = []
-        for job_id, score, job, tries, is_aborted in jobs:
+        for job_id, due, job, tries, is_aborted in jobs:
             replies = {"GET": job, "INCRBY": tries, "EXPIRE": True, "ZREM": is_aborted}
+            # arq takes 0 for no time, and would leave the job locked.
+            score = float(due) or 1
             try:
-                claims.append(Claim(job_id.decode(), float(score), self._lock_ms, replies))
+                claims.append(Claim(job_id.decode(), score, self._lock_ms, replies))
             except UnicodeDecodeError:
                 # arq cannot decode it either, and would end. The lock keeps it out of the way.
                 self.found_malformed = True
