@@ -206,6 +206,14 @@ async def test_a_schedule_that_is_changed_is_not_missed(redis: ArqRedis) -> None
     assert [run.name for run in await list_runs(redis)] == ["cron:one"]
 
 
+async def test_the_first_of_two_schedules_is_missed(redis: ArqRedis) -> None:
+    jobs = [cron(nothing, name="cron:one", keep_result=60) for _ in range(3)]
+    for job, seconds in zip(jobs, (3600, -20, 7200), strict=True):
+        job.next_run = datetime.now(UTC) + timedelta(seconds=seconds)
+    await report_crons(redis, jobs)
+    assert [run.name for run in await find_missed(redis)] == ["cron:one"]
+
+
 async def test_a_cron_job_without_a_worker_is_forgotten(
     redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

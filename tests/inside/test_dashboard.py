@@ -5,8 +5,9 @@ import html
 import re
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from arq import cron
@@ -229,6 +230,27 @@ async def test_a_cron_job_is_due_by_the_clock_of_its_queue(
     (due,) = [found.due_seconds for found in await list_crons(redis) if found.name == "daily"]
     assert due is not None
     assert 3000 < due <= 3600
+
+
+@pytest.mark.parametrize(
+    ("now", "hours"),
+    # The clocks go forward in the first night, and back in the second one.
+    [("2026-03-28T20:00+01:00", 11), ("2026-10-24T20:00+02:00", 13)],
+)
+async def test_the_first_of_two_schedules_is_shown_across_a_clock_change(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch, now: str, hours: int
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, zone: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.fromisoformat(now).astimezone(zone)
+
+    monkeypatch.setattr("app.components.worker.crons.datetime", Clock)
+    daily = tuple(cron(system_health_check, name="daily", hour=hour, minute=0) for hour in (8, 12))
+    monkeypatch.setattr(SYSTEM, "cron_jobs", daily)
+    monkeypatch.setattr(SYSTEM, "timezone", ZoneInfo("Europe/Berlin"), raising=False)
+    (due,) = [found.due_seconds for found in await list_crons(redis) if found.name == "daily"]
+    assert due == pytest.approx(hours * 3600, abs=1)
 
 
 async def test_a_job_is_sent_shown_and_aborted(browser: TestClient, redis: ArqRedis) -> None:

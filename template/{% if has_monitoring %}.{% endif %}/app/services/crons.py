@@ -41,7 +41,7 @@ async def report_crons(redis: ArqRedis, crons: Sequence[CronJob]) -> None:
     soon_ms = timestamp_ms() + MAX_EARLY_MS
     known = {run.name: run for run in await list_runs(redis)}
     ended = await read_crons(redis)
-    reported = {}
+    reported: dict[str, Run] = {}
     for cron in crons:
         if cron.next_run is None or not cron.keep_result_s or not cron.unique:
             continue
@@ -51,9 +51,11 @@ async def report_crons(redis: ArqRedis, crons: Sequence[CronJob]) -> None:
         if run is None or _has_ended(run, ended) or run.due_ms > soon_ms:
             run = Run(name=cron.name, job_id=job_id, due_ms=due_ms, seen_ms=0)
         run.seen_ms = timestamp_ms()
-        reported[cron.name] = run.model_dump_json()
+        # Several cron jobs may have one name: the run that is due first.
+        reported[cron.name] = min(reported.get(cron.name, run), run, key=lambda run: run.due_ms)
     if reported:
-        await redis.hset(keys.SCHEDULE, mapping=reported)  # type: ignore[misc]
+        runs = {name: run.model_dump_json() for name, run in reported.items()}
+        await redis.hset(keys.SCHEDULE, mapping=runs)  # type: ignore[misc]
 
 
 async def list_runs(redis: ArqRedis) -> list[Run]:

@@ -20,20 +20,26 @@ class CronStatus:
     name: str
     state: str | None
     finished: datetime | None
-    due_seconds: float | None
+    due_seconds: float
 
 
 async def list_crons(redis: ArqRedis) -> list[CronStatus]:
-    """Return every cron job, by name."""
-    ended, found = await read_crons(redis), []
-    for name, (cron, queue) in sorted(_find_crons().items()):
+    """Return every cron job, by name; of several with one name, the one that is due first."""
+    ended = await read_crons(redis)
+    due: dict[str, float] = {}
+    for cron, queue in _find_crons():
         # arq's default is the zone of the machine.
         zone = getattr(queues.settings(queue), "timezone", None)
         now = datetime.now(zone).astimezone(zone)
         cron.calculate_next(now)
-        due = (cron.next_run - now).total_seconds() if cron.next_run else None
+        if cron.next_run:
+            # Python subtracts two times of one zone as if its clocks were never changed.
+            seconds = cron.next_run.timestamp() - now.timestamp()
+            due[cron.name] = min(due.get(cron.name, seconds), seconds)
+    found = []
+    for name, seconds in sorted(due.items()):
         state, finished = ended.get(name, (None, None))
-        found.append(CronStatus(name, state, finished, due))
+        found.append(CronStatus(name, state, finished, seconds))
     return found
 
 
@@ -45,17 +51,13 @@ async def run_cron(redis: ArqRedis, name: str) -> str:
         MemoryFullError: Redis has no memory left for new jobs.
         redis.exceptions.ConnectionError: The connection was lost, and the job is not queued.
     """
-    if name not in (crons := _find_crons()):
+    queue = next((queue for cron, queue in _find_crons() if cron.name == name), None)
+    if queue is None:
         raise JobNotFoundError(f"There is no cron job {name!r}.")
-    _, queue = crons[name]
     await send_job(redis, WORKER_QUEUES[queue]["queue_name"], name, (), {}, {})
     return queue
 
 
-def _find_crons() -> dict[str, tuple[CronJob, str]]:
-    """Return each cron job with a queue that has it; in several, one of them runs it each time."""
-    return {
-        cron.name: (cron, queue)
-        for queue in WORKER_QUEUES
-        for cron in queues.settings(queue).cron_jobs
-    }
+def _find_crons() -> list[tuple[CronJob, str]]:
+    """Return the cron jobs of each queue. One that several have runs in one of them each time."""
+    return [(cron, queue) for queue in WORKER_QUEUES for cron in queues.settings(queue).cron_jobs]
