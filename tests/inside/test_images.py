@@ -1,6 +1,7 @@
 """Images: right colours, upright, never outside of the directory, errors that name the file."""
 
 import io
+import math
 import os
 import random
 import shutil
@@ -205,6 +206,18 @@ async def test_grey_of_tiff_files_keeps_its_values(
     await make_thumbnail(ctx, "ramp.tif", "copy.png", max_side=256)
     with Image.open(media_dir / "copy.png") as image:
         assert image.tobytes() == bytes(map(expected, range(65536)))
+
+
+@pytest.mark.parametrize("at", [0, 1, 300, 599])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+async def test_what_is_no_number_is_told(
+    ctx: dict[str, Any], media_dir: Path, at: int, value: float
+) -> None:
+    image = Image.new("F", (30, 20), 0.5)
+    image.putpixel((at % 30, at // 30), value)
+    image.save(media_dir / "a.tif")
+    with pytest.raises(MediaError, match="some of its values are not numbers"):
+        await convert_image(ctx, "a.tif", "png")
 
 
 @pytest.mark.parametrize("target", ["copy.jpg", "copy.webp", "copy.png", "copy.tiff", "copy.bmp"])

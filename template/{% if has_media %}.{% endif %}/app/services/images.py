@@ -216,7 +216,9 @@ def _to_8_bits(image: Image.Image, source: str) -> Image.Image:
         image = image.convert("I")
     else:
         low, high = cast(tuple[float, float], image.getextrema())
-        if not math.isfinite(low) or not math.isfinite(high):
+        # NaN is neither less nor more than any value: the extrema overlook it, unlike the mean.
+        mean = cast(float, image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
+        if not all(map(math.isfinite, (low, high, mean))):
             raise media_error(source, "some of its values are not numbers")
         if low >= -1 and high <= 65535:
             # Floating-point pictures reach 1.0, and a few times that in highlights.
