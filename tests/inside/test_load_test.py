@@ -394,6 +394,20 @@ async def test_a_bad_record_is_unreadable_and_the_others_are_listed(
         await load_run(redis, "bad")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"sent": "many"}, {"sent": -1}, {"sent": 11}, {"step": "x"}, {"sent": ""}, "a string"],
+    ids=str,
+)
+async def test_watching_ends_if_the_run_is_overwritten(redis: ArqRedis, change: Any) -> None:
+    run = await new_run(redis, tasks=10)
+    if isinstance(change, str):
+        await redis.delete(keys.load_test(run.id))
+    await store(redis, keys.load_test(run.id), change)
+    with pytest.raises(JobNotFoundError, match="no longer stored"):
+        await wait_for_report(redis, run)
+
+
 async def test_any_text_is_asked_for_as_an_id(redis: ArqRedis) -> None:
     for run_id in ("", "\udcff", "a\nb", "x" * 10_000):
         with pytest.raises(JobNotFoundError):

@@ -252,12 +252,12 @@ async def watch(collector: Collector, interval: float = 0.2) -> AsyncIterator[Re
     while True:
         is_over, outage = run.is_over, None
         try:
-            sent, step = await redis.hmget(keys.load_test(run.id), ["sent", "step"])  # type: ignore[misc]
-            if sent is None:
+            stored = (await _load_runs(redis, [run.id.encode()])).get(run.id)
+            if stored is None:
                 raise JobNotFoundError(
                     f"Run {run.id} is no longer stored: Redis has lost its data."
                 )
-            run.sent, run.step = int(sent), int(step)
+            run.sent, run.step = stored.sent, stored.step
             await collector.collect()
         except (RedisConnectionError, RedisTimeoutError) as error:
             if is_over:
@@ -296,7 +296,8 @@ def _parse(run_id: str, values: Sequence[bytes | None]) -> LoadTestRun | None:
     known = zip(FIELDS, values, strict=True)
     try:
         fields = {name: from_json(value) for name, value in known if value is not None}
-        return LoadTestRun.model_validate(fields.pop("run") | fields | {"id": run_id})
+        run = LoadTestRun.model_validate(fields.pop("run") | fields | {"id": run_id})
+        return run if run.sent <= run.test.tasks else None
     except (ValueError, TypeError, KeyError):
         return None
 
