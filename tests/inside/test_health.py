@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from app.core import keys
 from app.core.config import WORKER_QUEUES, WorkerQueue, settings
 from app.core.redis import create_client, redis_settings
 from app.services.health import check_disk, check_health, check_redis
-from app.services.queues import MAX_WAIT_SECONDS, check_queue
+from app.services.queues import MAX_WAIT_SECONDS, check_queue, has_worker
 from app.services.workers import MAX_SILENCE_SECONDS, Worker
 from tests.conftest import API_KEY
 from tests.inside import command
@@ -111,6 +112,13 @@ async def test_a_silent_worker_does_not_serve_its_queue(redis: ArqRedis) -> None
     assert "has not reported for 17 s" in str(check.output)
 
 
+async def test_a_report_of_the_future_is_no_worker(redis: ArqRedis) -> None:
+    await report_as_a_worker(redis, age=0)
+    assert await has_worker(redis, QUEUE)
+    await redis.zadd(keys.workers(KEY), {"host:1": time.time() + 3600})
+    assert not await has_worker(redis, QUEUE)
+
+
 async def test_a_bad_record_harms_only_itself(redis: ArqRedis) -> None:
     await report_as_a_worker(redis)
     for name, record in {"bad": b"hello", "odd": b"\xff", "none": None, "\x1b[2J": b"{}"}.items():
@@ -187,6 +195,12 @@ async def test_a_full_redis_fails_and_a_filling_one_warns(redis: ArqRedis) -> No
 async def test_without_the_key_only_the_status_is_told(every_worker: None) -> None:
     code, _, report = await get("/health", key="")
     assert (code, report) == (200, {"status": "pass"})
+
+
+def test_a_deleted_directory_has_a_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert check_disk().free_bytes
 
 
 def test_a_full_disk_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from arq.connections import ArqRedis
 from app.core.config import WORKER_QUEUES
 from app.services import job_list
 from app.services.job_list import list_jobs
+from app.services.job_lookup import find
 from app.services.jobs import InvalidJobError
 from tests.inside.running import running
 from tests.support import queue_of
@@ -52,6 +53,20 @@ async def test_every_state_is_listed(redis: ArqRedis) -> None:
     assert found == wanted
 
 
+async def test_a_job_that_ends_meanwhile_is_not_listed(
+    redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await send(redis, "ends")
+
+    async def read_before(reading: Any, _: Any) -> Any:
+        found = await reading
+        await redis.delete("arq:job:ends", QUEUE_NAME)
+        return found
+
+    monkeypatch.setattr(job_list, "or_empty", read_before)
+    assert await job_list._list_unfinished(redis, QUEUE, None) == []
+
+
 async def test_a_large_job_is_listed_by_its_head(redis: ArqRedis) -> None:
     await send(redis, "large", "x" * 200_000)
     (job,) = await list_jobs(redis)
@@ -64,7 +79,9 @@ async def test_bad_records_harm_only_themselves(redis: ArqRedis) -> None:
     await redis.set("arq:job:raw", b"\xff\x00")
     await redis.lpush("arq:retry:good", "x")  # type: ignore[misc]
     found = await states(redis)
-    assert found["good"] == "queued"
+    assert (found["good"], found["expired"]) == ("queued", "failed")
+    failed = {job.id: job.error for job in await list_jobs(redis, state="failed")}
+    assert failed["expired"] == (await find(redis, "expired")).error
     assert found.keys() == {"good", "\\xff", "expired", "raw"}
     await redis.set(QUEUE_NAME, "text")
     assert await states(redis) == {}

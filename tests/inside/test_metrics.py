@@ -20,6 +20,7 @@ from app.components.worker import monitor
 from app.components.worker.enqueue import enqueue
 from app.core import keys
 from app.core.config import WORKER_QUEUES, settings
+from app.core.serializer import Result
 from app.services import metrics
 from tests.conftest import API_KEY, Api
 from tests.inside.running import running
@@ -114,6 +115,13 @@ async def test_a_wait_counts_from_when_the_job_was_due(redis: ArqRedis) -> None:
     buckets = [{**labels, "le": end} for end in ("0.005", "0.25", "0.5", "+Inf")]
     name = "arq_job_wait_seconds_bucket"
     assert [metrics.WORKER.get_sample_value(name, bucket) for bucket in buckets] == [1, 1, 3, 3]
+
+
+async def test_a_clock_that_is_set_back_lowers_no_sum(redis: ArqRedis) -> None:
+    data = {"f": "succeed", "q": QUEUE, "s": True, "t": 1, "st": 5000, "ft": 1000}
+    metrics.count([Result(data, b"", None)], redis.pipeline())
+    labels = {"queue": "test", "task": "succeed"}
+    assert metrics.WORKER.get_sample_value("arq_job_duration_seconds_sum", labels) == 0
 
 
 def test_names_that_a_sender_makes_up_share_a_label() -> None:

@@ -7,7 +7,7 @@ from arq.utils import timestamp_ms
 
 from app.core.config import WORKER_QUEUES
 from app.services.history import list_ended
-from app.services.job_lookup import unfinished_state
+from app.services.job_lookup import EXPIRED, unfinished_state
 from app.services.jobs import (
     JobState,
     JobSummary,
@@ -51,7 +51,7 @@ async def list_jobs(
         return all(value in (None, own) for value, own in wanted)
 
     found: list[JobSummary] = []
-    if state is None or state in UNFINISHED:
+    if state not in ("succeeded", "aborted"):
         for name in WORKER_QUEUES if queue is None else (queue,):
             found += filter(matches, await _list_unfinished(redis, name, state))
     found.sort(key=lambda job: job.due.timestamp() if job.due else 0, reverse=True)
@@ -77,9 +77,15 @@ async def _list_unfinished(redis: ArqRedis, queue: str, state: str | None) -> li
         pipe.mget([retry_key_prefix.encode() + job_id for job_id in ids])
         for job_id in ids:
             pipe.getrange(job_key_prefix.encode() + job_id, 0, HEAD_BYTES)
-        locks, tries, *heads = map(or_unreadable, await pipe.execute(raise_on_error=False))
-    return [
-        JobSummary(
+        # A job that has ended since is no longer there.
+        pipe.zmscore(queue_name, ids)
+        replies = map(or_unreadable, await pipe.execute(raise_on_error=False))
+        locks, tries, *heads, scores = replies
+    jobs = []
+    for job_id, score, lock, count, head in zip(ids, scores, locks, tries, heads, strict=True):
+        if score is None:
+            continue
+        job = JobSummary(
             id=show_id(job_id),
             state=unfinished_state(lock, count, score),
             queue=queue,
@@ -87,8 +93,10 @@ async def _list_unfinished(redis: ArqRedis, queue: str, state: str | None) -> li
             tries=to_count(count),
             due=to_time(score),
         )
-        for (job_id, score), lock, count, head in zip(scores, locks, tries, heads, strict=True)
-    ]
+        if not head and not lock:
+            job.state, job.error = "failed", EXPIRED
+        jobs.append(job)
+    return jobs
 
 
 def _read_task(head: bytes) -> str | None:

@@ -123,7 +123,7 @@ def count(results: Sequence[Result], _: Pipeline) -> None:
         tally[queue, task, outcome] += 1
         if data["t"] > 1:
             tally[queue, task, "retried"] += data["t"] - 1
-        DURATION.observe(queue, task, (data["ft"] - data["st"]) / 1000)
+        DURATION.observe(queue, task, max(data["ft"] - data["st"], 0) / 1000)
         if outcome == "succeeded" and data["f"].startswith("cron:"):
             CRON.labels(task).set(data["ft"] / 1000)
     for labels, number in tally.items():

@@ -59,7 +59,9 @@ async def has_worker(redis: ArqRedis, queue: WorkerQueue) -> bool:
     """Say whether a worker of the queue has reported lately."""
     seconds, _ = await redis.time()
     index = keys.workers(queue["queue_name"])
-    return bool(await redis.zcount(index, seconds - MAX_SILENCE_SECONDS, "+inf"))
+    # Redis may count a moment later. What another program has put further ahead is no worker.
+    first, last = seconds - MAX_SILENCE_SECONDS, seconds + MAX_SILENCE_SECONDS
+    return bool(await redis.zcount(index, first, last))
 
 
 def show_queue(queue_name: str) -> str:
