@@ -118,7 +118,7 @@ async def test_a_wait_counts_from_when_the_job_was_due(redis: ArqRedis) -> None:
 
 
 async def test_a_clock_that_is_set_back_lowers_no_sum(redis: ArqRedis) -> None:
-    data = {"f": "succeed", "q": QUEUE, "s": True, "t": 1, "st": 5000, "ft": 1000}
+    data = {"f": "succeed", "q": QUEUE, "id": "x", "s": True, "t": 1, "st": 5000, "ft": 1000}
     metrics.count([Result(data, b"", None)], redis.pipeline())
     labels = {"queue": "test", "task": "succeed"}
     assert metrics.WORKER.get_sample_value("arq_job_duration_seconds_sum", labels) == 0
