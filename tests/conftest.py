@@ -67,6 +67,17 @@ def share_compiled(project: Path, shared: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def install(shared: Path) -> Callable[[Path], None]:
+    """Return a function that installs a project as its user does, but compiles nothing anew."""
+
+    def install(project: Path) -> None:
+        harness.install(project)
+        share_compiled(project, shared)
+
+    return install
+
+
+@pytest.fixture(scope="session")
 def template(shared: Path) -> Path:
     """Return the template as a repository with one tag."""
     path = shared / "template"
@@ -86,7 +97,7 @@ def rendered(shared: Path, template: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def installed(shared: Path, template: Path) -> Callable[..., Path]:
+def installed(shared: Path, template: Path, install: Callable[[Path], None]) -> Callable[..., Path]:
     """Return a function that gives a named variant as its user has it: committed and installed.
 
     Tests with a purpose of their own have an installation for it, beside which others edit theirs.
@@ -95,8 +106,7 @@ def installed(shared: Path, template: Path) -> Callable[..., Path]:
 
     def build(path: Path, name: str) -> None:
         harness.commit_all(harness.render(template, path, harness.variant(name)), "Render")
-        harness.install(path)
-        share_compiled(path, shared)
+        install(path)
 
     def get(name: str, purpose: str = "") -> Path:
         path = shared / "installed" / f"{name}{purpose}"
@@ -130,11 +140,13 @@ def tools(shared: Path, rendered: Callable[[str], Path]) -> Path:
 def check(shared: Path) -> Callable[..., None]:
     """Return a function that runs a project's `make check`, or mypy as another command runs it.
 
-    What mypy has read of the libraries serves every project that has the same settings for it.
+    What mypy has read of the libraries serves every project that has the same settings for it: those of
+    `config`, where the command does not read the project's own.
     """
 
-    def check(project: Path, *command: str | Path) -> None:
-        settings = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"]
+    def check(project: Path, *command: str | Path, config: Path | None = None) -> None:
+        file = config or project / "pyproject.toml"
+        settings = tomllib.loads(file.read_text())["tool"]["mypy"]
         # With others it would read all of them anew, and with another Python it has a folder of its own.
         cache = shared / "-".join(["mypy", *settings.get("untyped_calls_exclude", [])])
         with harness.locked(cache.with_suffix(".lock")):

@@ -17,7 +17,7 @@ HALVES = [pytest.param(half, marks=pytest.mark.xdist_group(f"inside-{half}")) fo
 
 
 @pytest.fixture
-def project(shared: Path, template: Path, half: int) -> Path:
+def project(shared: Path, template: Path, install: Callable[[Path], None], half: int) -> Path:
     """An installed full project with these suites."""
     path = shared / f"inside-{half}"
 
@@ -26,7 +26,7 @@ def project(shared: Path, template: Path, half: int) -> Path:
         # What only these suites need.
         python = harness.python_for(path)
         harness.run("uv", "add", "--dev", "--no-sync", "schemathesis>=4.32", cwd=path, UV_PYTHON=python)
-        harness.install(path)
+        install(path)
         shutil.copytree(INSIDE, path / "tests/inside", ignore=shutil.ignore_patterns("__pycache__"))
 
     return build_once(path, build)

@@ -42,7 +42,9 @@ def repository(tmp_path: Path) -> Path:
     return repository
 
 
-def test_a_queue_is_added(repository: Path, check: Callable[..., None], tmp_path: Path) -> None:
+def test_a_queue_is_added(
+    repository: Path, install: Callable[[Path], None], check: Callable[..., None], tmp_path: Path
+) -> None:
     template, project = tmp_path / "template", tmp_path / "project"
     template.mkdir()
     for name in ("copier.yml", "extensions", "template"):
@@ -53,7 +55,7 @@ def test_a_queue_is_added(repository: Path, check: Callable[..., None], tmp_path
     compose = yaml.safe_load((project / "docker-compose.yml").read_text())
     assert {name for name in compose["services"] if "worker" in name} == {"worker-system", "worker-email"}
     assert "worker-email: " in (project / "Procfile").read_text()
-    harness.install(project)
+    install(project)
     check(project)
     harness.run("uv", "run", "pytest", "-q", "tests/test_email.py", "tests/test_queues.py", cwd=project)
     (commented := tmp_path / "commented").mkdir()

@@ -126,11 +126,17 @@ def test_ruff_passes(project: Path, tools: Path) -> None:
 
 @pytest.mark.parametrize("combination", parametrize(pairs.CODE_COMBINATIONS), indirect=True)
 def test_types_pass(
-    project: Path, tools: Path, combination: dict[str, Any], check: Callable[..., None]
+    project: Path,
+    tools: Path,
+    combination: dict[str, Any],
+    rendered: Callable[[str], Path],
+    check: Callable[..., None],
 ) -> None:
-    # The oldest Python and the newest: mypy reads every library anew for each.
+    # The oldest Python and the newest, and one configuration: mypy reads every library anew for each.
     version = "3.11" if combination["python_version"] == "3.11" else "3.14"
-    check(project, tools / "mypy", "--python-version", version)
+    config = rendered("full") / "pyproject.toml"
+    options = ("--config-file", config, "--python-version", version, "app", "tests")
+    check(project, tools / "mypy", *options, config=config)
 
 
 def words_of(queue: str) -> set[str]:

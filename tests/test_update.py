@@ -162,13 +162,13 @@ def assert_nothing_is_lost(released: Path, project: Path, scratch: Path) -> None
 
 
 def test_a_release_reaches_an_owned_project(
-    template: Path, check: Callable[..., None], tmp_path: Path
+    template: Path, install: Callable[[Path], None], check: Callable[..., None], tmp_path: Path
 ) -> None:
     released = release(template, tmp_path / "template", change_the_worker)
     project = make_owned(released, tmp_path / "project")
     assert_nothing_is_lost(released, project, tmp_path)
     # It is not only text that was merged.
-    harness.install(project)
+    install(project)
     check(project)
     harness.run("uv", "run", "pytest", "--quiet", cwd=project)
 

@@ -6,9 +6,7 @@ from typing import Annotated
 
 import structlog
 import typer
-import uvicorn
 
-from app.components.backend.protocol import DeadlineProtocol
 from app.core.config import find_unread_names, settings
 from app.core.log import configure_logging
 
@@ -28,6 +26,11 @@ def serve(
     ] = False,
 ) -> None:
     """Run the web server on HOST and PORT."""
+    # Here, since all other commands start faster without it.
+    import uvicorn
+
+    from app.components.backend.protocol import DeadlineProtocol
+
     check_port(settings.HOST, settings.PORT, "set HOST or PORT")
     configure_logging()
     for name, similar in find_unread_names().items():
