@@ -92,4 +92,4 @@ def test_an_interrupt_leaves_the_run_alone(project: Path, redis_url: str, tmp_pa
 
 
 def _is_live(project: Path, redis_url: str) -> bool:
-    return harness.has_reported(project / ".venv/bin/python", *WORKER, project=project, redis_url=redis_url)
+    return harness.has_reported(project, "load_test", redis_url)

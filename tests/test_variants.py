@@ -101,9 +101,11 @@ def test_check_follows_the_worker(
     log = tmp_path / "log"
     with harness.running(*arq(project, queue), cwd=project, log=log, REDIS_URL=redis_url) as worker:
         harness.wait_until(
-            lambda: check() == [0, 0] or worker.poll() is not None, "the worker does not report"
+            lambda: harness.has_reported(project, queue, redis_url) or worker.poll() is not None,
+            "the worker does not report",
         )
         assert worker.poll() is None, log.read_text()
+        assert check() == [0, 0]
     assert check() == [1, 1]
 
 
