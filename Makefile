@@ -1,7 +1,9 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
-# Two tests more than processors at a time, since some of them wait.
-PYTEST = $(UV) run pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadgroup --ignore tests/faults
+# Three tests more than processors at a time, since some of them wait.
+PYTEST = $(UV) run pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 3)) --dist loadgroup --ignore tests/faults
+# Set, as in many images, it has each of these processes compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help test retest demo check faults bench bench-scale bench-docs screenshots bench-render
 

@@ -177,9 +177,8 @@ def run_load_test(bench: Bench, tasks: int) -> dict[str, list[float]]:
     REPORT.unlink(missing_ok=True)
     with ExitStack() as stack:
         worker = bench.worker(stack, LOAD_TEST)
-        check = (BIN / "python", "-m", "arq", LOAD_TEST)
         harness.wait_until(
-            lambda: harness.has_reported(*check, project=PROJECT, redis_url=bench.redis_url),
+            lambda: harness.has_reported(PROJECT, "load_test", bench.redis_url),
             "the load_test worker is not ready",
         )
         options = f"--type io_simulation --tasks {tasks} --timeout 900 --json".split()
