@@ -15,20 +15,6 @@ import pytest
 from tests import harness, owner
 from tests.quick_copier import make_quick
 
-# The groups of tests that take minutes each.
-LONG = ("installed-full-to-watch", "installed-full", "inside-0", "inside-1")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest groups, so that no test worker is alone with one at the end."""
-
-    def place(item: pytest.Item) -> int:
-        mark = item.get_closest_marker("xdist_group")
-        group = mark.args[0] if mark else None
-        return LONG.index(group) if group in LONG else len(LONG)
-
-    items.sort(key=place)
-
 
 @pytest.fixture(scope="session", autouse=True)
 def interrupts() -> None:
