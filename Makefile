@@ -1,7 +1,7 @@
 # uv comes from PATH or, where there is none, from PyPI into .venv.
 UV := $(or $(shell command -v uv),.venv/bin/uv)
-# Three tests more than processors at a time, since some of them wait.
-PYTEST = $(UV) run pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 3)) --dist loadgroup --ignore tests/faults
+# Two tests more than processors at a time, since some of them wait.
+PYTEST = $(UV) run pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadgroup --ignore tests/faults
 # Set, as in many images, it has each of these processes compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -112,10 +112,7 @@ def test_no_queue_takes_the_jobs_of_another(name: str) -> None:
 @every_queue
 @pytest.mark.parametrize(
     ("path", "line"),
-    [
-        ("app/core/config.py", '"{name}": {{'),
-        ("docker-compose.yml", "{service}:"),
-    ],
+    [("app/core/config.py", '"{name}": {{'), ("docker-compose.yml", "{service}:")],
 )
 def test_each_place_names_each_queue(name: str, path: str, line: str) -> None:
     wanted = line.format(name=name, service=_service(name))
