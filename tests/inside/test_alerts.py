@@ -193,6 +193,16 @@ async def test_a_cron_job_that_does_not_run_is_missed(redis: ArqRedis) -> None:
     assert run.due_ms > time.time() * 1000
 
 
+async def test_a_run_before_its_time_is_not_missed(redis: ArqRedis) -> None:
+    """Beside other jobs, the sweep and the watch start when arq enqueues them."""
+    job = cron(nothing, name="cron:one", keep_result=60)
+    job.next_run = datetime.now(UTC) - timedelta(seconds=20)
+    await report_crons(redis, [job])
+    ended = int(job.next_run.timestamp() * 1000) - 900
+    await redis.hset(keys.CRONS, "cron:one", f"succeeded {ended}")  # type: ignore[misc]
+    assert await find_missed(redis) == []
+
+
 async def test_a_schedule_that_is_changed_is_not_missed(redis: ArqRedis) -> None:
     job = cron(nothing, name="cron:one", keep_result=60)
     for seconds in (5, 3600):

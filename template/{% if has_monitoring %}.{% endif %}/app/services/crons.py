@@ -84,5 +84,5 @@ async def find_missed(redis: ArqRedis) -> list[Run]:
 
 def _has_ended(run: Run, ended: dict[str, tuple[str, datetime]]) -> bool:
     _, time = ended.get(run.name, ("", None))
-    # arq starts a run up to a second early, and then waits for its time.
-    return time is not None and time.timestamp() * 1000 >= run.due_ms
+    # What goes before the jobs that wait runs as soon as arq enqueues it.
+    return time is not None and time.timestamp() * 1000 >= run.due_ms - MAX_EARLY_MS
