@@ -126,7 +126,7 @@ def test_every_mode_profile_and_orientation_gives_the_right_picture(tmp_path: Pa
     chance, tried = random.Random(12), 0  # noqa: S311
     for mode in MODES:
         for image_format, options in SAVE.items():
-            for number in range(12):
+            for number in range(24):
                 image, expected = picture(mode)
                 turn, damage = chance.randrange(1, 9), chance.choice(DAMAGE)
                 profile = None if mode == "LAB" else PROFILES[number % len(PROFILES)]
@@ -154,7 +154,7 @@ def test_every_mode_profile_and_orientation_gives_the_right_picture(tmp_path: Pa
                     difference = ImageChops.difference(on_white(copy), on_white(expected))
                     assert sum(ImageStat.Stat(difference).mean) / 3 < 2, case
                 tried += 1
-    assert tried > 500
+    assert tried > 1000
 
 
 async def test_a_grey_ramp_of_16_bits_keeps_its_values(

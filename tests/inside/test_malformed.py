@@ -132,7 +132,9 @@ async def set_type(redis: ArqRedis, key: str, kind: str) -> None:
         "string": ["SET", key, "text"],
         "hash": ["HSET", key, "field", "value"],
         "list": ["RPUSH", key, "value"],
+        "set": ["SADD", key, "value"],
         "zset": ["ZADD", key, 5, "value"],
+        "stream": ["XADD", key, "*", "jobs", "value"],
     }
     await redis.execute_command(*commands[kind])  # type: ignore[no-untyped-call]
 
@@ -150,7 +152,7 @@ KEYS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["string", "hash", "list", "zset"])
+@pytest.mark.parametrize("kind", ["string", "hash", "list", "set", "zset", "stream"])
 @pytest.mark.parametrize("key", KEYS)
 async def test_a_key_of_any_type_harms_no_other(
     api: Api, redis: ArqRedis, key: str, kind: str
